@@ -1,0 +1,160 @@
+# shellcheck shell=bash
+# debian-kernel.sh - Debian's own kernels and their headers, unpacked in the cache.
+#
+# Sourced after common.sh. KERNEL is what a person types: 6.1, 6.12 or latest.
+# Nothing is installed: the packages are unpacked side by side, each under the release
+# and package version it came from, so that a newer one replaces the old one whole.
+#
+#   debian_kernels              the kernels there are, oldest first
+#   debian_suite KERNEL         the suite that carries it
+#   debian_release KERNEL       what `uname -r` will say
+#   debian_compiler KERNEL      the compiler package its headers ask for
+#   debian_headers KERNEL       directory with usr/src, usr/lib/linux-kbuild-*, lib/modules
+#   debian_image KERNEL         directory with vmlinuz and modules/ (the tree of /lib/modules/RELEASE)
+
+debian_kernels() { printf '%s\n' 6.1 6.12 latest; }
+
+debian_suite() {
+	case $1 in
+	6.1) echo bookworm ;;
+	6.12) echo trixie ;;
+	latest) echo trixie-backports ;;
+	*) die "there is no Debian kernel '$1' here, only: $(debian_kernels | paste -sd ' ')" ;;
+	esac
+}
+
+# The plan says in one file what is to be unpacked: it is asked of apt once per package index.
+debian_plan() {
+	local suite plan
+	suite=$(debian_suite "$1")
+	plan=$DM_THIN_CACHE/debian/plan/$1
+	once "apt-$suite" suite_setup "$suite"
+	if [ ! -e "$plan" ] || [ "$(suite_root "$suite")/updated" -nt "$plan" ]; then
+		once "debian-plan-$1" write_plan "$1" "$suite" "$plan"
+	fi
+	printf '%s\n' "$plan"
+}
+
+write_plan() {
+	local kernel=$1 suite=$2 plan=$3 headers image release
+	headers=$(package_closure "$suite" linux-headers-amd64 'linux-((headers|kbuild|base)-[0-9].*|compiler-gcc.*)')
+	image=$(package_closure "$suite" linux-image-amd64 'linux-(image|binary|modules|base)-[0-9].*')
+	release=$(sed -n 's/^linux-image-\([0-9][^ ]*\).*/\1/p' <<<"$image" | head -n 1)
+	[ -n "$release" ] || die "linux-image-amd64 of $suite names no kernel"
+	mkdir -p "${plan%/*}"
+	{
+		echo "release $release"
+		echo "version $(suite_version "$suite" linux-image-amd64)"
+		# The headers name the compiler their kernel was built with.
+		echo "compiler $(package_depends "$suite" "$headers" |
+			sed -nE 's/^(gcc-[0-9]+)(-for-host)?$/\1/p' | sort -uV | tail -n 1)"
+		printf '%s\n' "$headers" | grep -v ^linux-compiler | sed 's/^/headers /'
+		printf '%s\n' "$image" | sed 's/^/image /'
+	} >"$plan.new"
+	[ "$kernel" = latest ] || [[ $release == "$kernel".* ]] ||
+		die "Debian $suite now carries kernel $release instead of $kernel"
+	mv "$plan.new" "$plan"
+}
+
+# First alternatives of everything that the packages on stdin or in $2 depend on.
+package_depends() {
+	local suite=$1 pkgs=$2
+	# shellcheck disable=SC2086  # a list of names
+	suite_apt "$suite" apt-cache show --no-all-versions $pkgs |
+		sed -n 's/^Depends: //p' | tr ',' '\n' | sed -E 's/^ *([^ |(:]+).*/\1/' | sort -u
+}
+
+# Kernels come as a tree of packages that is cut differently in every release: follow
+# the dependencies from the metapackage, but only through names that are parts of the kernel.
+package_closure() {
+	local suite=$1 start=$2 regex=$3 known='' todo next
+	todo=$(package_depends "$suite" "$start" | grep -Ex "$regex")
+	while [ -n "$todo" ]; do
+		known=$(printf '%s\n' "$known" "$todo" | sed '/^$/d' | sort -u)
+		next=$(package_depends "$suite" "$todo" | grep -Ex "$regex") || true
+		todo=$(comm -13 <(echo "$known") <(echo "$next"))
+	done
+	printf '%s\n' "$known"
+}
+
+plan_get() { sed -n "s/^$2 //p" "$(debian_plan "$1")"; }
+
+debian_release() { plan_get "$1" release; }
+debian_compiler() { plan_get "$1" compiler; }
+
+debian_headers() { unpacked "$1" headers; }
+debian_image() { unpacked "$1" image; }
+
+unpacked() {
+	local kernel=$1 what=$2 dir
+	dir=$DM_THIN_CACHE/debian/kernel/$kernel/$(plan_get "$kernel" release)_$(plan_get "$kernel" version)/$what
+	[ -d "$dir" ] || once "debian-$kernel-$what" unpack_kernel "$kernel" "$what" "$dir"
+	printf '%s\n' "$dir"
+}
+
+unpack_kernel() {
+	local kernel=$1 what=$2 dir=$3 suite tmp pkg deb
+	[ ! -d "$dir" ] || return 0
+	suite=$(debian_suite "$kernel")
+	need_host xz-utils
+	step "Fetching the $what of Debian's kernel $(plan_get "$kernel" release) ($suite)"
+	tmp=$dir.new
+	rm -rf "$tmp"
+	mkdir -p "$tmp"
+	for pkg in $(plan_get "$kernel" "$what"); do
+		deb=$(suite_fetch "$suite" "$pkg")
+		unpack_deb "$deb" "$tmp"
+		rm -f "$deb"
+	done
+	"arrange_$what" "$tmp" "$(plan_get "$kernel" release)"
+	mv "$tmp" "$dir"
+	prune_kernels "$kernel" "${dir%/*}"
+}
+
+arrange_headers() {
+	# Some kbuild packages lack the script that make C=1 calls to ask whether sparse is good enough.
+	local scripts
+	for scripts in "$1"/usr/lib/linux-kbuild-*/scripts; do
+		[ -e "$scripts/checker-valid.sh" ] && continue
+		printf '#!/bin/sh\necho 1\n' >"$scripts/checker-valid.sh"
+		chmod +x "$scripts/checker-valid.sh"
+	done
+}
+
+# One shape for all releases: the packages put these files in different places.
+arrange_image() {
+	local tmp=$1 release=$2 modules file
+	modules=$tmp/usr/lib/modules/$release
+	[ -d "$modules" ] || modules=$tmp/lib/modules/$release
+	for file in "$tmp/boot/vmlinuz-$release" "$modules/vmlinuz"; do
+		[ ! -e "$file" ] || mv "$file" "$tmp/vmlinuz"
+	done
+	[ -e "$tmp/vmlinuz" ] || die "the packages of kernel $release hold no vmlinuz"
+	mv "$modules" "$tmp/modules"
+	rm -rf "${tmp:?}/usr" "${tmp:?}/lib" "${tmp:?}/boot"
+	trim_modules "$tmp/modules"
+}
+
+# A test guest has no sound card. What stays is everything a block device or a file system may want;
+# it is kept decompressed, since an emulated CPU would take seconds for what the host does once.
+trim_modules() {
+	local modules=$1
+	(
+		cd "$modules/kernel" || exit
+		rm -rf sound net/{bluetooth,bridge,can,ipv4/netfilter,ipv6/netfilter,mac80211,netfilter,sched,wireless}
+		find drivers -mindepth 1 -maxdepth 1 -type d | grep -vxE \
+			'drivers/(ata|base|block|cdrom|char|dax|firmware|md|mmc|mtd|nvdimm|nvme|scsi|target|virtio|input|rtc)' |
+			xargs rm -rf
+		find . -name '*.ko.xz' -print0 | xargs -0r -n 64 -P "$JOBS" unxz
+		find . -name '*.ko.zst' -print0 | xargs -0r -n 64 zstd -q -d --rm
+	)
+	sed -i -E 's/\.ko\.(xz|zst)$/.ko/' "$modules/modules.order"
+}
+
+# Older versions of the same kernel go, also what was built against them.
+prune_kernels() {
+	local kernel=$1 keep=$2 old
+	for old in "$DM_THIN_CACHE/debian/kernel/$kernel"/*; do
+		[ "$old" = "$keep" ] || rm -rf "$old"
+	done
+}
