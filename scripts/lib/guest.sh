@@ -83,7 +83,7 @@ console_complaints() {
 		-e 'INFO: task .* blocked for more than|soft lockup|hard LOCKUP|rcu.*(detected|self-detected) stall|rcu_.* kthread starved' \
 		-e 'kmemleak: [1-9][0-9]* new suspected|unreferenced object 0x' \
 		-e 'Kernel panic|Attempted to kill init|Segfault with no mm|Slab .* (corruption|Objects remaining)|Objects remaining' \
-		-e 'workqueue: .* hogged CPU.*BUG|Call Trace:|Call trace:' \
+		-e 'workqueue: .* hogged CPU.*BUG' \
 		-e 'dm_bufio.*leaked|leaked buffer' \
 		"$1" | grep -avE 'Kernel command line:|Spectre V2 : WARNING: Unprivileged eBPF|WARNING: Support for this .* is deprecated' | head -n 40 | grep -a .
 }
