@@ -1,0 +1,771 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Thin devices in the metadata: creating, opening, snapshots, deleting; and
+ * the snapshot of the metadata itself.
+ *
+ * A changed device keeps its root and details in memory until the commit.
+ * Before its first change in a transaction the path to its top-level entry is
+ * shadowed (dev_own_path()), which counts the roots of a leaf shared with the
+ * metadata snapshot; only then do the counts below say "mine alone".  From there
+ * on the entry on disk is dead until dev_write_changed().  The top level is
+ * shared by nothing but a metadata snapshot, and taking one commits first, so
+ * no dead entry is ever copied for somebody else.
+ */
+#include "dm-thin-metadata-internal.h"
+
+#include <linux/err.h>
+#include <linux/kernel.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#define DM_MSG_PREFIX "thin metadata"
+
+/* ---- the three kinds of tree (format 5) ---- */
+
+static u64 get_le64(const void *values, u32 i)
+{
+	__le64 value;
+
+	memcpy(&value, (const u8 *)values + (size_t)i * sizeof(value), sizeof(value));
+	return le64_to_cpu(value);
+}
+
+static int inc_roots(void *context, const void *values, u32 nr)
+{
+	struct thin_meta *tm = context;
+	int r = 0;
+	u32 i;
+
+	for (i = 0; i < nr && !r; i++)
+		r = tm_inc(&tm->tm, get_le64(values, i));
+	return r;
+}
+
+static int delete_roots(void *context, const void *values, u32 nr)
+{
+	struct thin_meta *tm = context;
+	int r = 0;
+	u32 i;
+
+	for (i = 0; i < nr && !r; i++)
+		r = bt_delete(&tm->mapping, get_le64(values, i));
+	return r;
+}
+
+static int inc_data(void *context, const void *values, u32 nr)
+{
+	struct thin_meta *tm = context;
+	int r = 0;
+	u32 i;
+
+	for (i = 0; i < nr && !r; i++)
+		r = sm_inc(&tm->data_sm, mapping_block(get_le64(values, i)));
+	return r;
+}
+
+static int dec_data(void *context, const void *values, u32 nr)
+{
+	struct thin_meta *tm = context;
+	bool freed;
+	int r = 0;
+	u32 i;
+
+	for (i = 0; i < nr && !r; i++)
+		r = sm_dec(&tm->data_sm, mapping_block(get_le64(values, i)), &freed);
+	return r;
+}
+
+/**
+ * dev_init_trees() - describe the trees of a pool
+ * @tm: the pool
+ */
+void dev_init_trees(struct thin_meta *tm)
+{
+	tm->top = (struct bt_info) {
+		.tm = &tm->tm,
+		.value_size = sizeof(__le64),
+		.inc = inc_roots,
+		.context = tm,
+	};
+	tm->mapping = (struct bt_info) {
+		.tm = &tm->tm,
+		.value_size = sizeof(__le64),
+		.inc = inc_data,
+		.dec = dec_data,
+		.context = tm,
+	};
+	tm->details = (struct bt_info) {
+		.tm = &tm->tm,
+		.value_size = sizeof(struct disk_details),
+	};
+}
+
+/* ---- records of devices ---- */
+
+static int read_details(struct thin_meta *tm, u32 id, struct disk_details *details)
+{
+	return bt_lookup(&tm->details, tm->details_root, id, true, details);
+}
+
+static int read_root(struct thin_meta *tm, u32 id, u64 *root)
+{
+	__le64 value;
+	int r = bt_lookup(&tm->top, tm->top_root, id, true, &value);
+
+	if (r == -ENODATA) {
+		DMERR_LIMIT("%pg: device %u has details but no mappings", tm->bdev, id);
+		return -EILSEQ;
+	}
+	if (!r)
+		*root = le64_to_cpu(value);
+	return r;
+}
+
+static int load(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	struct disk_details details;
+	int r;
+
+	r = read_details(tm, td->id, &details);
+	if (!r)
+		r = read_root(tm, td->id, &td->root);
+	if (r)
+		return r;
+	td->mapped_blocks = le64_to_cpu(details.mapped_blocks);
+	td->transaction_id = le64_to_cpu(details.transaction_id);
+	td->creation_time = le32_to_cpu(details.creation_time);
+	WRITE_ONCE(td->snapshotted_time, le32_to_cpu(details.snapshotted_time));
+	td->changed = false;
+	td->owned_seq = 0;
+	return 0;
+}
+
+static int write_root(struct thin_meta *tm, u32 id, u64 root)
+{
+	__le64 value = cpu_to_le64(root);
+
+	return bt_insert(&tm->top, &tm->top_root, id, &value, NULL);
+}
+
+static int write_details(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	struct disk_details details = {
+		.mapped_blocks = cpu_to_le64(td->mapped_blocks),
+		.transaction_id = cpu_to_le64(td->transaction_id),
+		.creation_time = cpu_to_le32(td->creation_time),
+		.snapshotted_time = cpu_to_le32(td->snapshotted_time),
+	};
+
+	return bt_insert(&tm->details, &tm->details_root, td->id, &details, NULL);
+}
+
+/**
+ * dev_write_changed() - bring roots and details into the trees, for a commit
+ * @tm: the pool, locked for writing
+ *
+ * Return: 0 or a negative errno.
+ */
+int dev_write_changed(struct thin_meta *tm)
+{
+	struct thin_dev *td;
+	unsigned long id;
+	int r;
+
+	xa_for_each(&tm->devs, id, td) {
+		if (!td->changed)
+			continue;
+		r = write_root(tm, td->id, td->root);
+		if (r >= 0)
+			r = write_details(td);
+		if (r < 0)
+			return r;
+		td->changed = false;
+	}
+	return 0;
+}
+
+/**
+ * dev_reload_all() - take all records from the trees again, after an abort
+ * @tm: the pool, locked for writing
+ * @rolled_back: the changes are lost, mark the devices that had any
+ */
+void dev_reload_all(struct thin_meta *tm, bool rolled_back)
+{
+	struct thin_dev *td;
+	unsigned long id;
+	int r;
+
+	xa_for_each(&tm->devs, id, td) {
+		if (rolled_back && td->changed_seq == tm->open_seq)
+			WRITE_ONCE(td->rolled_back, true);
+		td->gone = false;
+		r = load(td);
+		if (r) {
+			td->gone = true;
+			td->changed = false;
+			if (r != -ENODATA)
+				DMERR("%pg: device %u cannot be read back (error %d)", tm->bdev,
+				      td->id, r);
+		}
+	}
+}
+
+/**
+ * dev_free_all() - free the records that are still kept
+ * @tm: the pool
+ */
+void dev_free_all(struct thin_meta *tm)
+{
+	struct thin_dev *td;
+	unsigned long id;
+
+	xa_for_each(&tm->devs, id, td)
+		kfree(td);
+	xa_destroy(&tm->devs);
+}
+
+/**
+ * dev_own_path() - make the way to a device's root this transaction's own
+ * @td: the device, its pool locked for writing
+ *
+ * Return: 0 or a negative errno.
+ */
+int dev_own_path(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	int r;
+
+	if (td->owned_seq == tm->open_seq)
+		return 0;
+	WRITE_ONCE(tm->changed, true);
+	/* The same value again: this is for the shadowing on the way to it. */
+	r = write_root(tm, td->id, td->root);
+	if (r < 0)
+		return r;
+	td->owned_seq = tm->open_seq;
+	return 0;
+}
+
+/**
+ * dev_note_change() - a device has changed in this transaction
+ * @td: the device, its pool locked for writing, its path owned
+ */
+void dev_note_change(struct thin_dev *td)
+{
+	td->changed = true;
+	WRITE_ONCE(td->changed_seq, td->tm->open_seq);
+	WRITE_ONCE(td->tm->changed, true);
+}
+
+static struct thin_dev *new_record(struct thin_meta *tm, u32 id)
+{
+	struct thin_dev *td = kzalloc(sizeof(*td), GFP_NOIO);
+	int r;
+
+	if (!td)
+		return ERR_PTR(-ENOMEM);
+	td->tm = tm;
+	td->id = id;
+	r = load(td);
+	if (!r)
+		r = xa_err(xa_store(&tm->devs, id, td, GFP_NOIO));
+	if (r) {
+		kfree(td);
+		return ERR_PTR(r);
+	}
+	return td;
+}
+
+/* Records without an opener stay only for what the trees do not know. */
+static void drop_record(struct thin_dev *td)
+{
+	if (td->open_count || td->changed || td->rolled_back || td->deleting)
+		return;
+	xa_erase(&td->tm->devs, td->id);
+	kfree(td);
+}
+
+static struct thin_dev *get_record(struct thin_meta *tm, u32 id)
+{
+	struct thin_dev *td = xa_load(&tm->devs, id);
+
+	if (!td)
+		return new_record(tm, id);
+	return td->gone || td->deleting ? ERR_PTR(-ENODATA) : td;
+}
+
+/**
+ * thin_meta_open_dev() - open a device
+ * @tm: the pool
+ * @id: its number
+ * @td: set; every opener gets the same
+ *
+ * Return: 0, -ENODATA when there is no such device or it is being deleted,
+ * -EIO, -ENOMEM, or the errno of a read.
+ */
+int thin_meta_open_dev(struct thin_meta *tm, u32 id, struct thin_dev **td)
+{
+	struct thin_dev *record;
+	int r = 0;
+
+	down_write(&tm->lock);
+	record = tm->failed ? ERR_PTR(-EIO) : get_record(tm, id);
+	if (IS_ERR(record)) {
+		r = PTR_ERR(record);
+	} else {
+		record->open_count++;
+		*td = record;
+	}
+	up_write(&tm->lock);
+	return r;
+}
+
+/**
+ * thin_meta_close_dev() - close a device
+ * @td: of thin_meta_open_dev(); no I/O through it is under way
+ */
+void thin_meta_close_dev(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+
+	down_write(&tm->lock);
+	td->open_count--;
+	drop_record(td);
+	up_write(&tm->lock);
+}
+
+/* ---- creating ---- */
+
+static int add_device(struct thin_meta *tm, u32 id, u64 root, u64 mapped_blocks)
+{
+	struct thin_dev td = {
+		.tm = tm,
+		.id = id,
+		.mapped_blocks = mapped_blocks,
+		.transaction_id = tm->trans_id,
+		.creation_time = tm->time,
+		.snapshotted_time = tm->time,
+	};
+	int r;
+
+	r = write_root(tm, id, root);
+	if (r >= 0)
+		r = write_details(&td);
+	return r < 0 ? r : 0;
+}
+
+/* Nothing may be half done when this says ENOSPC. */
+static int check_room(struct thin_meta *tm, u32 id)
+{
+	struct disk_details details;
+	struct thin_dev *td = xa_load(&tm->devs, id);
+	int r;
+
+	if (id > THIN_MAX_DEV_ID)
+		return -EINVAL;
+	if (td && td->deleting)
+		return -EEXIST;
+	r = read_details(tm, id, &details);
+	if (r != -ENODATA)
+		return r ?: -EEXIST;
+	return tm->space.meta_free ? 0 : -ENOSPC;
+}
+
+/* After the check, running out of space is a failure like any other. */
+static int no_enospc(int r)
+{
+	return r == -ENOSPC ? -EIO : r;
+}
+
+/* A record kept for the mark of an older device of this number takes the new one. */
+static int revive_record(struct thin_meta *tm, u32 id)
+{
+	struct thin_dev *td = xa_load(&tm->devs, id);
+
+	if (!td)
+		return 0;
+	td->gone = false;
+	return load(td);
+}
+
+/**
+ * thin_meta_create_thin() - make an empty device
+ * @tm: the pool
+ * @id: its number, up to THIN_MAX_DEV_ID
+ *
+ * Return: 0; -EEXIST, -EINVAL, -ENOSPC, -EPERM without any change; otherwise an
+ * error after which thin_meta_abort() must follow.
+ */
+int thin_meta_create_thin(struct thin_meta *tm, u32 id)
+{
+	u64 root;
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	r = check_room(tm, id);
+	if (r)
+		goto out;
+	WRITE_ONCE(tm->changed, true);
+	r = bt_empty(&tm->mapping, &root);
+	if (!r)
+		r = add_device(tm, id, root, 0);
+	if (!r)
+		r = revive_record(tm, id);
+	r = no_enospc(r);
+out:
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_meta_create_snap() - make a device that shares all blocks of another
+ * @tm: the pool
+ * @id: the new number, up to THIN_MAX_DEV_ID
+ * @origin: an existing device; no write to it is under way
+ *
+ * Format 13.2.  Costs the same whatever the origin's size.
+ *
+ * Return: 0; -EEXIST, -ENODATA (no such origin), -EINVAL, -ENOSPC, -EOVERFLOW
+ * (the clock is at its end), -EPERM without any change; otherwise an error
+ * after which thin_meta_abort() must follow.
+ */
+int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
+{
+	struct thin_dev *td;
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	r = check_room(tm, id);
+	if (r)
+		goto out;
+	td = get_record(tm, origin);
+	if (IS_ERR(td)) {
+		r = PTR_ERR(td);
+		goto out;
+	}
+	if (tm->time >= MAPPING_TIME_MAX) {
+		DMERR("%pg: the snapshot clock is at its end", tm->bdev);
+		r = -EOVERFLOW;
+		goto out_record;
+	}
+
+	WRITE_ONCE(tm->changed, true);
+	r = dev_own_path(td);
+	if (!r)
+		r = tm_inc(&tm->tm, td->root);
+	if (!r) {
+		tm->time++;
+		WRITE_ONCE(td->snapshotted_time, tm->time);
+		dev_note_change(td);
+		r = add_device(tm, id, td->root, td->mapped_blocks);
+	}
+	if (!r)
+		r = revive_record(tm, id);
+	r = no_enospc(r);
+out_record:
+	drop_record(td);
+out:
+	meta_end_change(tm);
+	return r;
+}
+
+/* ---- deleting ---- */
+
+static int remove_entries(struct thin_meta *tm, u32 id)
+{
+	int r;
+
+	r = bt_remove(&tm->details, &tm->details_root, id);
+	if (!r)
+		r = bt_remove(&tm->top, &tm->top_root, id);
+	return r;
+}
+
+/* Some leaves less.  Returns 1 when nothing is left to be taken away in steps. */
+static int delete_step(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	u32 count, nr, i;
+	u64 next;
+	int r;
+
+	r = dev_own_path(td);
+	if (r)
+		return r;
+	dev_note_change(td);
+	r = tm_count(&tm->tm, td->root, &count);
+	if (r || count > 1)
+		return r ?: 1;
+	for (i = 0; i < REMOVE_STEP_LEAVES; i++) {
+		r = bt_remove_leaf(&tm->mapping, &td->root, 0, U64_MAX, &next, &nr, NULL, NULL);
+		if (r)
+			return r == -ENODATA ? 1 : r;
+		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
+	}
+	return 0;
+}
+
+static int finish_delete(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	int r;
+
+	r = remove_entries(tm, td->id);
+	if (!r)
+		r = bt_delete(&tm->mapping, td->root);
+	if (!r) {
+		td->changed = false;
+		td->gone = true;
+	}
+	return r;
+}
+
+/* Let others have the lock between two steps.  Returns with it held, or an error without. */
+static int breathe(struct thin_meta *tm)
+{
+	meta_end_change(tm);
+	cond_resched();
+	if (thin_meta_wants_commit(tm)) {
+		int r = thin_meta_commit(tm);
+
+		if (r)
+			return r;
+	}
+	return meta_begin_change(tm);
+}
+
+/**
+ * thin_meta_delete() - delete a device
+ * @tm: the pool
+ * @id: its number
+ * @stop_yielding: asked between steps; from when it says true the lock is kept
+ *	to the end.  NULL: never
+ * @arg: for @stop_yielding
+ *
+ * Works in bounded steps and lets others change the pool between them; may
+ * commit.  After a crash on the way the device is there with fewer mappings.
+ *
+ * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM
+ * without any change; otherwise an error after which thin_meta_abort() must
+ * follow.
+ */
+int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *arg), void *arg)
+{
+	struct thin_dev *td;
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	td = xa_load(&tm->devs, id);
+	if (td && (td->deleting || (td->open_count && !td->gone))) {
+		r = -EBUSY;
+		goto out;
+	}
+	td = get_record(tm, id);
+	if (IS_ERR(td)) {
+		r = PTR_ERR(td);
+		goto out;
+	}
+
+	td->deleting = true;
+	for (;;) {
+		r = delete_step(td);
+		if (r)
+			break;
+		if (stop_yielding && stop_yielding(arg))
+			continue;
+		r = breathe(tm);
+		if (r) {
+			/* An error is never one of those that promise "no change". */
+			down_write(&tm->lock);
+			td->deleting = false;
+			drop_record(td);
+			up_write(&tm->lock);
+			return -EIO;
+		}
+	}
+	if (r == 1)
+		r = finish_delete(td);
+	td->deleting = false;
+	drop_record(td);
+	r = r == -EBUSY || r == -ENODATA ? -EIO : no_enospc(r);
+out:
+	meta_end_change(tm);
+	return r;
+}
+
+/* ---- the snapshot of the metadata (format 8) ---- */
+
+/**
+ * thin_meta_reserve_snap() - commit, then keep this state readable for user space
+ * @tm: the pool
+ *
+ * The caller commits again to make the snapshot durable.
+ *
+ * Return: 0; -EBUSY (there is one), -ENOSPC, -EPERM without any change;
+ * otherwise an error after which thin_meta_abort() must follow.
+ */
+int thin_meta_reserve_snap(struct thin_meta *tm)
+{
+	struct thin_freed *set = NULL;
+	struct disk_superblock *copy;
+	void *data;
+	u64 block;
+	int r;
+
+	mutex_lock(&tm->commit_mutex);
+	r = meta_begin_change(tm);
+	if (r) {
+		mutex_unlock(&tm->commit_mutex);
+		return r;
+	}
+	r = tm->held_root ? -EBUSY : tm->space.meta_free ? 0 : -ENOSPC;
+	if (r)
+		goto out;
+	/* Not downgraded: no change may come between the commit and the copy. */
+	r = meta_commit_locked(tm, false, &set);
+	if (r) {
+		r = -EIO;
+		goto out;
+	}
+
+	WRITE_ONCE(tm->changed, true);
+	r = tm_new(&tm->tm, PD_SUPERBLOCK, &block, &data);
+	if (!r)
+		r = tm_inc(&tm->tm, tm->top_root);
+	if (!r)
+		r = tm_inc(&tm->tm, tm->details_root);
+	if (!r) {
+		copy = data;
+		*copy = tm->sb;
+		copy->held_root = 0;
+		memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
+		memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
+		WRITE_ONCE(tm->held_root, block);
+	}
+	r = no_enospc(r);
+out:
+	meta_end_change(tm);
+	mutex_unlock(&tm->commit_mutex);
+	meta_hand_over(tm, set);
+	return r;
+}
+
+/**
+ * thin_meta_release_snap() - let the metadata snapshot go
+ * @tm: the pool
+ *
+ * Return: 0; -EINVAL (there is none), -EPERM without any change; otherwise an
+ * error after which thin_meta_abort() must follow.
+ */
+int thin_meta_release_snap(struct thin_meta *tm)
+{
+	const struct disk_superblock *copy;
+	struct bt_info held_top = tm->top;
+	u64 top_root, details_root;
+	struct pd_read read;
+	bool freed;
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	if (!tm->held_root) {
+		r = -EINVAL;
+		goto out;
+	}
+	WRITE_ONCE(tm->changed, true);
+	r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
+	if (!r) {
+		copy = read.data;
+		top_root = le64_to_cpu(copy->data_mapping_root);
+		details_root = le64_to_cpu(copy->device_details_root);
+		tm_put(&read);
+
+		held_top.dec = delete_roots;
+		r = bt_delete(&held_top, top_root);
+	}
+	if (!r)
+		r = bt_delete(&tm->details, details_root);
+	if (!r)
+		r = tm_dec(&tm->tm, tm->held_root, &freed);
+	if (!r)
+		WRITE_ONCE(tm->held_root, 0);
+	else if (r == -EINVAL || r == -EPERM)
+		r = -EIO;
+	r = no_enospc(r);
+out:
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_meta_held_root() - where the metadata snapshot is
+ * @tm: the pool
+ * @mblock: set to its block, 0 for none
+ *
+ * Takes no lock.
+ *
+ * Return: 0, or -EIO after a failed abort.
+ */
+int thin_meta_held_root(struct thin_meta *tm, u64 *mblock)
+{
+	*mblock = READ_ONCE(tm->held_root);
+	return thin_meta_failed(tm) ? -EIO : 0;
+}
+
+/* ---- what a device knows of itself ---- */
+
+/**
+ * thin_dev_id() - a device's number
+ * @td: the device
+ *
+ * Return: the number.
+ */
+u32 thin_dev_id(const struct thin_dev *td)
+{
+	return td->id;
+}
+
+/**
+ * thin_dev_changed_seq() - the last transaction that changed a device
+ * @td: the device
+ *
+ * Takes no lock; stored before the change's bio ends.
+ *
+ * Return: its number; durable when not above thin_meta_durable_seq().
+ */
+u64 thin_dev_changed_seq(const struct thin_dev *td)
+{
+	return READ_ONCE(td->changed_seq);
+}
+
+/**
+ * thin_dev_rolled_back() - were changes of a device lost in an abort
+ * @td: the device
+ *
+ * Takes no lock.
+ *
+ * Return: true from then on until the pool is closed.
+ */
+bool thin_dev_rolled_back(const struct thin_dev *td)
+{
+	return READ_ONCE(td->rolled_back);
+}
+
+/**
+ * thin_dev_snapshotted_time() - the clock of a device's last snapshot
+ * @td: the device
+ *
+ * Takes no lock.
+ *
+ * Return: mappings with a smaller time may be shared.
+ */
+u32 thin_dev_snapshotted_time(const struct thin_dev *td)
+{
+	return READ_ONCE(td->snapshotted_time);
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A thin device's mappings: finding, inserting, removing.
+ */
+#include "dm-thin-metadata-internal.h"
+
+#include <linux/kernel.h>
+#include <linux/string.h>
+
+static int begin_read(struct thin_dev *td, bool may_block)
+{
+	int r = meta_begin_read(td->tm, may_block);
+
+	if (!r && td->gone) {
+		up_read(&td->tm->lock);
+		r = -EIO;
+	}
+	return r;
+}
+
+static int begin_change(struct thin_dev *td)
+{
+	int r = meta_begin_change(td->tm);
+
+	if (!r && td->gone) {
+		up_write(&td->tm->lock);
+		r = -EIO;
+	}
+	return r;
+}
+
+static void unpack(const struct thin_dev *td, const void *disk_value, struct thin_map *map)
+{
+	__le64 value;
+
+	memcpy(&value, disk_value, sizeof(value));
+	map->block = mapping_block(le64_to_cpu(value));
+	map->time = mapping_time(le64_to_cpu(value));
+	map->shared = td->snapshotted_time > map->time;
+}
+
+/* Never let a bio out past the data device, whatever the tree says. */
+static int check_block(const struct thin_dev *td, const struct thin_map *map)
+{
+	return map->block < td->tm->data_sm.durable_blocks ? 0 : -EIO;
+}
+
+/**
+ * thin_dev_find() - what a virtual block is mapped to
+ * @td: the device
+ * @vblock: the virtual block
+ * @may_block: false where a bio is being submitted: look only at what is in
+ *	memory, and only if the lock is free
+ * @map: filled in
+ *
+ * Return: 0, -ENODATA for a hole, -EWOULDBLOCK, -EIO also for a block past the
+ * end of the data device, or the errno of a read.
+ */
+int thin_dev_find(struct thin_dev *td, u64 vblock, bool may_block, struct thin_map *map)
+{
+	__le64 value;
+	int r = begin_read(td, may_block);
+
+	if (r)
+		return r;
+	r = bt_lookup(&td->tm->mapping, td->root, vblock, may_block, &value);
+	if (!r) {
+		unpack(td, &value, map);
+		r = check_block(td, map);
+	}
+	up_read(&td->tm->lock);
+	return r;
+}
+
+/* Add what follows without a gap; stops at the first entry that does not. */
+static bool extend(struct thin_dev *td, const struct bt_leaf *leaf, u64 vend,
+		   struct thin_range *range)
+{
+	u32 i;
+
+	for (i = leaf->index; i < bt_nr(leaf->node); i++) {
+		struct thin_map map;
+		u64 len = range->vend - range->vbegin;
+
+		if (range->vend == vend || bt_key(leaf->node, i) != range->vend)
+			return false;
+		unpack(td, bt_value(leaf->node, i), &map);
+		if (map.block != range->map.block + len || map.shared != range->map.shared ||
+		    check_block(td, &map))
+			return false;
+		range->vend++;
+	}
+	return true;
+}
+
+/**
+ * thin_dev_find_range() - the first run of mappings in a range
+ * @td: the device
+ * @vbegin: first virtual block of the range
+ * @vend: one past its last
+ * @may_block: as for thin_dev_find()
+ * @range: filled in: contiguous in the thin and in the pool, all of it shared
+ *	or none
+ *
+ * A run may go on behind what is returned.
+ *
+ * Return: 0, -ENODATA when the range is one hole, otherwise as thin_dev_find().
+ */
+int thin_dev_find_range(struct thin_dev *td, u64 vbegin, u64 vend, bool may_block,
+			struct thin_range *range)
+{
+	struct thin_meta *tm = td->tm;
+	struct bt_leaf leaf;
+	int r = begin_read(td, may_block);
+
+	if (r)
+		return r;
+	r = bt_seek(&tm->mapping, td->root, vbegin, may_block, &leaf);
+	if (r)
+		goto out;
+	range->vbegin = bt_key(leaf.node, leaf.index);
+	range->vend = range->vbegin + 1;
+	unpack(td, bt_value(leaf.node, leaf.index), &range->map);
+	if (range->vbegin >= vend)
+		r = -ENODATA;
+	else
+		r = check_block(td, &range->map);
+	if (r) {
+		bt_put_leaf(&leaf);
+		goto out;
+	}
+
+	leaf.index++;
+	while (extend(td, &leaf, vend, range))
+		if (bt_next_leaf(&tm->mapping, td->root, may_block, &leaf))
+			goto out;	/* what has been found stands */
+	bt_put_leaf(&leaf);
+out:
+	up_read(&tm->lock);
+	return r;
+}
+
+/**
+ * thin_dev_prefetch() - start reading what a lookup will need
+ * @td: the device
+ * @vblock: the virtual block
+ *
+ * Not from a context that submits a bio.
+ */
+void thin_dev_prefetch(struct thin_dev *td, u64 vblock)
+{
+	if (begin_read(td, true))
+		return;
+	bt_prefetch(&td->tm->mapping, td->root, vblock);
+	up_read(&td->tm->lock);
+}
+
+/* The mapping that is there now, as struct thin_insert.expect names it. */
+static int current_block(struct thin_dev *td, u64 vblock, u64 *block)
+{
+	__le64 value;
+	int r = bt_lookup(&td->tm->mapping, td->root, vblock, true, &value);
+
+	*block = THIN_EXPECT_HOLE;
+	if (!r)
+		*block = mapping_block(le64_to_cpu(value));
+	return r == -ENODATA ? 0 : r;
+}
+
+static int insert_one(struct thin_dev *td, struct thin_insert *ins)
+{
+	struct thin_meta *tm = td->tm;
+	__le64 value = cpu_to_le64(mapping_pack(ins->block, tm->time));
+	bool freed;
+	u64 old;
+	int r;
+
+	r = current_block(td, ins->vblock, &old);
+	if (r)
+		return r;
+	ins->status = old == ins->expect ? 0 : -ESTALE;
+	if (ins->status)
+		return 0;
+
+	r = sm_take_reserved(&tm->data_sm, ins->block);
+	if (!r)
+		r = bt_insert(&tm->mapping, &td->root, ins->vblock, &value, NULL);
+	if (r < 0)
+		return r;
+	if (r)
+		return sm_dec(&tm->data_sm, old, &freed);
+	td->mapped_blocks++;
+	return 0;
+}
+
+/**
+ * thin_dev_insert() - map virtual blocks to reserved data blocks
+ * @td: the device
+ * @ins: what to insert, sorted by virtual block; each status is set
+ * @nr: entries of @ins
+ *
+ * A mapping that is replaced loses its reference to the old data block.
+ *
+ * Return: 0, also when entries are stale; -EPERM without any change; otherwise
+ * an error after which thin_meta_abort() must follow and none of @ins counts
+ * as inserted.
+ */
+int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
+{
+	unsigned int i;
+	int r = begin_change(td);
+
+	if (r)
+		return r;
+	r = dev_own_path(td);
+	if (!r)
+		dev_note_change(td);
+	for (i = 0; i < nr && !r; i++)
+		r = insert_one(td, &ins[i]);
+	meta_end_change(td->tm);
+	return r;
+}
+
+struct dropped_runs {
+	thin_dropped_fn fn;
+	void *arg;
+};
+
+static void tell_dropped(void *arg, const void *values, u32 nr)
+{
+	struct dropped_runs *runs = arg;
+	u64 begin = 0, len = 0;
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		__le64 value;
+		u64 block;
+
+		memcpy(&value, (const u8 *)values + (size_t)i * sizeof(value), sizeof(value));
+		block = mapping_block(le64_to_cpu(value));
+		if (len && block == begin + len) {
+			len++;
+			continue;
+		}
+		if (len)
+			runs->fn(runs->arg, begin, len);
+		begin = block;
+		len = 1;
+	}
+	if (len)
+		runs->fn(runs->arg, begin, len);
+}
+
+/**
+ * thin_dev_remove_range() - unmap virtual blocks, one bounded step
+ * @td: the device
+ * @vbegin: first virtual block
+ * @vend: one past the last
+ * @next: set to where the next step begins, @vend when all is done
+ * @dropped: told of every run of data blocks that lost a reference; or NULL
+ * @arg: for @dropped
+ *
+ * Holes cost nothing.
+ *
+ * Return: 0; -EPERM without any change; otherwise an error after which
+ * thin_meta_abort() must follow.
+ */
+int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
+			  thin_dropped_fn dropped, void *arg)
+{
+	struct dropped_runs runs = { .fn = dropped, .arg = arg };
+	struct thin_meta *tm = td->tm;
+	struct bt_leaf leaf;
+	u32 i, nr;
+	int r = begin_change(td);
+
+	if (r)
+		return r;
+	*next = vend;
+	if (vbegin >= vend)
+		goto out;
+	/* A range without mappings changes nothing. */
+	r = bt_seek(&tm->mapping, td->root, vbegin, true, &leaf);
+	if (!r) {
+		if (bt_key(leaf.node, leaf.index) >= vend)
+			r = -ENODATA;
+		bt_put_leaf(&leaf);
+	}
+	if (!r)
+		r = dev_own_path(td);
+	if (r)
+		goto out;
+	dev_note_change(td);
+	*next = vbegin;
+	for (i = 0; i < REMOVE_STEP_LEAVES && !r; i++) {
+		r = bt_remove_leaf(&tm->mapping, &td->root, *next, vend, next, &nr,
+				   dropped ? tell_dropped : NULL, &runs);
+		if (!r)
+			td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
+	}
+	if (r == -ENODATA)
+		*next = vend;
+out:
+	if (r == -ENODATA)
+		r = 0;
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_dev_mapped_blocks() - number of mappings
+ * @td: the device
+ * @nr: set
+ *
+ * Return: 0 or -EIO.
+ */
+int thin_dev_mapped_blocks(struct thin_dev *td, u64 *nr)
+{
+	int r = begin_read(td, true);
+
+	if (r)
+		return r;
+	*nr = td->mapped_blocks;
+	up_read(&td->tm->lock);
+	return 0;
+}
+
+/**
+ * thin_dev_highest_block() - the last virtual block that is mapped
+ * @td: the device
+ * @vblock: set
+ *
+ * Return: 0, -ENODATA when nothing is mapped, -EIO, or the errno of a read.
+ */
+int thin_dev_highest_block(struct thin_dev *td, u64 *vblock)
+{
+	int r = begin_read(td, true);
+
+	if (r)
+		return r;
+	r = bt_highest(&td->tm->mapping, td->root, vblock);
+	up_read(&td->tm->lock);
+	return r;
+}

@@ -1,0 +1,913 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A pool's transactions: opening, formatting, committing, aborting.
+ *
+ * The durable state is what block 0 reaches.  A commit writes all else first
+ * and flushes it, then block 0 and flushes again; the data device is flushed
+ * meanwhile, and before block 0 (format 9).
+ */
+#include "dm-thin-metadata-internal.h"
+
+#include <linux/err.h>
+#include <linux/kernel.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#define DM_MSG_PREFIX "thin metadata"
+
+/* A transaction of more shadowed blocks than this asks for a commit: 16 MiB. */
+#define MAX_SHADOWS		4096
+
+/* Format 13.6 */
+#define MAX_RESERVE		4096
+#define MAX_LOW_WATER		1024
+
+struct thin_freed {
+	struct sm_freed_page *pages;
+};
+
+/* ---- the superblock ---- */
+
+static int check_superblock(struct thin_meta *tm, const struct disk_superblock *sb)
+{
+	u32 incompat = le32_to_cpu(sb->incompat_flags);
+	u32 compat_ro = le32_to_cpu(sb->compat_ro_flags);
+	u32 block_size = le32_to_cpu(sb->data_block_size);
+
+	if (incompat) {
+		DMERR("%pg: unknown incompatible features 0x%x", tm->bdev, incompat);
+		return -EINVAL;
+	}
+	if (compat_ro && !bdev_read_only(tm->bdev)) {
+		DMERR("%pg: features 0x%x allow read-only use only", tm->bdev, compat_ro);
+		return -EINVAL;
+	}
+	if (block_size != tm->data_block_size) {
+		DMERR("%pg: data block size is %u sectors, the table says %llu", tm->bdev,
+		      block_size, (unsigned long long)tm->data_block_size);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* Read block 0 and start from what it says. */
+static int read_superblock(struct thin_meta *tm)
+{
+	const struct disk_superblock *sb;
+	struct dm_buffer *buffer;
+	const void *data;
+	int r;
+
+	r = bm_read(&tm->bm, SUPERBLOCK_LOCATION, PD_SUPERBLOCK, true, &buffer, &data);
+	if (r)
+		return r;
+	sb = data;
+	tm->sb = *sb;
+	bm_put(buffer);
+
+	r = check_superblock(tm, &tm->sb);
+	if (r)
+		return r;
+	tm->time = le32_to_cpu(tm->sb.time);
+	tm->trans_id = le64_to_cpu(tm->sb.trans_id);
+	tm->held_root = le64_to_cpu(tm->sb.held_root);
+	tm->top_root = le64_to_cpu(tm->sb.data_mapping_root);
+	tm->details_root = le64_to_cpu(tm->sb.device_details_root);
+	r = sm_open(&tm->meta_sm, tm->sb.metadata_space_map_root);
+	if (!r)
+		r = sm_open(&tm->data_sm, tm->sb.data_space_map_root);
+	return r;
+}
+
+static void pack_superblock(struct thin_meta *tm)
+{
+	struct disk_superblock *sb = &tm->new_sb;
+
+	*sb = tm->sb;
+	sb->time = cpu_to_le32(tm->time);
+	sb->trans_id = cpu_to_le64(tm->trans_id);
+	sb->held_root = cpu_to_le64(tm->held_root);
+	sb->data_mapping_root = cpu_to_le64(tm->top_root);
+	sb->device_details_root = cpu_to_le64(tm->details_root);
+	sm_pack_root(&tm->data_sm, sb->data_space_map_root);
+	sm_pack_root(&tm->meta_sm, sb->metadata_space_map_root);
+}
+
+/* Write block 0 and flush. */
+static int write_superblock(struct thin_meta *tm, const struct disk_superblock *sb)
+{
+	void *page = (void *)get_zeroed_page(GFP_NOIO);
+	int r;
+
+	if (!page)
+		return -ENOMEM;
+	memcpy(page, sb, sizeof(*sb));
+	r = bm_write(&tm->bm, SUPERBLOCK_LOCATION, PD_SUPERBLOCK, page);
+	if (!r)
+		r = bm_flush(&tm->bm);
+	free_page((unsigned long)page);
+	return r;
+}
+
+/* ---- the lock, and the numbers that are read without it ---- */
+
+static u64 reserve(u64 nr_blocks)
+{
+	return min_t(u64, MAX_RESERVE, nr_blocks / 10);
+}
+
+static u64 low_water(u64 nr_blocks)
+{
+	return min_t(u64, MAX_LOW_WATER, nr_blocks / 4);
+}
+
+static void count_space(struct thin_meta *tm)
+{
+	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
+	u64 raw = sm_nr_free(meta), keep = reserve(meta->nr_blocks);
+	/* What the layout of the open transaction is going to take. */
+	u64 layout = tm->changed ? meta->nr_dirty + data->nr_dirty + 1 : 0;
+
+	raw -= min(raw, layout);
+	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
+	WRITE_ONCE(tm->space.meta_raw_free, raw);
+	WRITE_ONCE(tm->space.meta_free, raw > keep ? raw - keep : 0);
+	WRITE_ONCE(tm->space.data_total, data->durable_blocks);
+	WRITE_ONCE(tm->space.data_free, sm_nr_free(data));
+	WRITE_ONCE(tm->space.data_pending, data->nr_freed + data->nr_quarantined);
+}
+
+/**
+ * meta_begin_change() - take the lock for writing
+ * @tm: the pool
+ *
+ * Return: 0 with the lock held; -EIO after a failure, -EPERM while read-only,
+ * both without it.
+ */
+int meta_begin_change(struct thin_meta *tm)
+{
+	int r = 0;
+
+	down_write(&tm->lock);
+	if (tm->failed || tm->needs_abort)
+		r = -EIO;
+	else if (tm->read_only)
+		r = -EPERM;
+	if (r)
+		up_write(&tm->lock);
+	return r;
+}
+
+/**
+ * meta_end_change() - publish numbers and release the write lock
+ * @tm: the pool
+ */
+void meta_end_change(struct thin_meta *tm)
+{
+	count_space(tm);
+	up_write(&tm->lock);
+}
+
+/**
+ * meta_begin_read() - take the lock for reading
+ * @tm: the pool
+ * @may_block: false: only if it is to be had now
+ *
+ * Return: 0 with the lock held; -EWOULDBLOCK, or -EIO after a failed abort,
+ * without it.
+ */
+int meta_begin_read(struct thin_meta *tm, bool may_block)
+{
+	if (may_block)
+		down_read(&tm->lock);
+	else if (!down_read_trylock(&tm->lock))
+		return -EWOULDBLOCK;
+	if (tm->failed) {
+		up_read(&tm->lock);
+		return -EIO;
+	}
+	return 0;
+}
+
+/* ---- opening and formatting ---- */
+
+static int format(struct thin_meta *tm)
+{
+	struct disk_superblock *sb = &tm->sb;
+	u64 nr = bm_device_blocks(&tm->bm), root_block;
+	int r;
+
+	if (nr < 3) {
+		DMERR("%pg: metadata device too small", tm->bdev);
+		return -EINVAL;
+	}
+	memset(sb, 0, sizeof(*sb));
+	sb->magic = cpu_to_le64(SUPERBLOCK_MAGIC);
+	sb->version = cpu_to_le32(SUPERBLOCK_VERSION);
+	sb->data_block_size = cpu_to_le32(tm->data_block_size);
+	sb->metadata_block_size = cpu_to_le32(PD_BLOCK_SECTORS);
+	sb->metadata_nr_blocks = cpu_to_le64(nr);
+
+	r = sm_resize(&tm->meta_sm, nr);
+	if (r)
+		return r;
+	tm->meta_sm.cursor = 0;
+	r = sm_alloc(&tm->meta_sm, &root_block);	/* the first is the superblock's */
+	if (!r)
+		r = sm_create(&tm->meta_sm);
+	if (!r)
+		r = sm_create(&tm->data_sm);
+	if (!r)
+		r = bt_empty(&tm->top, &tm->top_root);
+	if (!r)
+		r = bt_empty(&tm->details, &tm->details_root);
+	if (!r) {
+		tm->changed = true;
+		r = meta_commit_locked(tm, false, NULL);
+	}
+	if (r)
+		DMERR("%pg: formatting failed (error %d)", tm->bdev, r);
+	return r;
+}
+
+static int is_blank(struct thin_meta *tm, bool *blank)
+{
+	struct dm_buffer *buffer;
+	const void *data;
+	int r;
+
+	r = bm_read_raw(&tm->bm, SUPERBLOCK_LOCATION, &buffer, &data);
+	if (r)
+		return r;
+	*blank = !memchr_inv(data, 0, PD_BLOCK_SIZE);
+	bm_put(buffer);
+	return 0;
+}
+
+static int open_or_format(struct thin_meta *tm, bool may_format)
+{
+	bool blank;
+	int r;
+
+	r = is_blank(tm, &blank);
+	if (r)
+		return r;
+	if (!blank)
+		return read_superblock(tm);
+	if (!may_format) {
+		DMERR("%pg: not formatted, and formatting is not allowed", tm->bdev);
+		return -EPERM;
+	}
+	return format(tm);
+}
+
+/**
+ * thin_meta_open() - open, or format, a pool's metadata (format 10, 11)
+ * @bdev: the metadata device
+ * @data_block_size: sectors
+ * @may_format: format the device if its first block is all zero
+ * @ops: what commits need; stays the caller's
+ * @context: for @ops
+ *
+ * Nothing is written but when formatting.
+ *
+ * Return: the metadata or an ERR_PTR(): -EPERM blank and may not format,
+ * -ENOTBLK, -EILSEQ damaged, -EINVAL unknown features, other block size or
+ * device too small, -ENOSPC too small, -ENOMEM, or the errno of the device.
+ */
+struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_size,
+				 bool may_format, const struct thin_meta_ops *ops, void *context)
+{
+	struct thin_meta *tm = kzalloc(sizeof(*tm), GFP_KERNEL);
+	int r;
+
+	if (!tm)
+		return ERR_PTR(-ENOMEM);
+	mutex_init(&tm->commit_mutex);
+	init_rwsem(&tm->lock);
+	xa_init(&tm->devs);
+	tm->bdev = bdev;
+	tm->data_block_size = data_block_size;
+	tm->open_seq = 1;
+	tm->low_armed = 1;
+
+	r = bm_open(&tm->bm, bdev);
+	if (r) {
+		kfree(tm);
+		return ERR_PTR(r);
+	}
+	tm_init(&tm->tm, &tm->bm, &tm->meta_sm);
+	sm_init(&tm->meta_sm, &tm->tm, false);
+	sm_init(&tm->data_sm, &tm->tm, true);
+	dev_init_trees(tm);
+
+	/* The lock is for lockdep's eyes: nobody else knows this pool yet. */
+	down_write(&tm->lock);
+	r = open_or_format(tm, may_format);
+	count_space(tm);
+	up_write(&tm->lock);
+	if (r) {
+		tm->failed = true;	/* no commit on the way out */
+		thin_meta_close(tm);
+		return ERR_PTR(r);
+	}
+	tm->ops = ops;
+	tm->context = context;
+	return tm;
+}
+
+/**
+ * thin_meta_close() - commit what is open, and free everything
+ * @tm: no device of it is open, every freed set has been released
+ *
+ * Return: 0 or the error of the commit.
+ */
+int thin_meta_close(struct thin_meta *tm)
+{
+	struct thin_freed *set = NULL;
+	int r = 0;
+
+	mutex_lock(&tm->commit_mutex);
+	down_write(&tm->lock);
+	if (!tm->failed && !tm->read_only && !tm->needs_abort)
+		r = meta_commit_locked(tm, false, &set);
+	if (set) {
+		sm_release(&tm->data_sm, set->pages);
+		kfree(set);
+	}
+	tm_drop(&tm->tm);
+	sm_exit(&tm->data_sm);
+	sm_exit(&tm->meta_sm);
+	dev_free_all(tm);
+	up_write(&tm->lock);
+	mutex_unlock(&tm->commit_mutex);
+	bm_close(&tm->bm);
+	mutex_destroy(&tm->commit_mutex);
+	kfree(tm);
+	return r;
+}
+
+/* ---- committing ---- */
+
+/* Fix what the transaction is, and hand all but block 0 to dm-bufio. */
+static int freeze(struct thin_meta *tm)
+{
+	int r;
+
+	r = dev_write_changed(tm);
+	if (!r)
+		r = sm_layout(&tm->data_sm);
+	if (!r)
+		r = sm_layout(&tm->meta_sm);
+	if (r)
+		return r;
+	pack_superblock(tm);
+	r = tm_write_shadows(&tm->tm);
+	if (!r)
+		r = sm_write(&tm->data_sm);
+	if (!r)
+		r = sm_write(&tm->meta_sm);
+	return r;
+}
+
+/* The transaction is durable.  No writer can be here, see the internal header. */
+static void settle(struct thin_meta *tm, struct thin_freed **set)
+{
+	struct sm_freed_page *pages;
+
+	tm->sb = tm->new_sb;
+	sm_settle(&tm->meta_sm);
+	pages = sm_settle(&tm->data_sm);
+	if (pages) {
+		(*set)->pages = pages;
+	} else {
+		kfree(*set);
+		*set = NULL;
+	}
+	WRITE_ONCE(tm->changed, false);
+	WRITE_ONCE(tm->durable_seq, tm->open_seq);
+	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+	count_space(tm);
+}
+
+/**
+ * meta_commit_locked() - commit with the lock held for writing
+ * @tm: the pool; its commit_mutex is held
+ * @downgrade: let readers in while the device works; the lock is then held for
+ *	reading on return
+ * @set: set to the freed data blocks, or NULL; may itself be NULL where there
+ *	can be none
+ *
+ * Return: 0 or a negative errno; then thin_meta_abort() must follow.
+ */
+int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed **set)
+{
+	const struct thin_meta_ops *ops = tm->ops;
+	bool flush = ops && ops->data_flush_begin;
+	struct thin_freed *freed;
+	int r, flush_error = 0;
+
+	if (set)
+		*set = NULL;
+	if (!tm->changed) {
+		if (downgrade)
+			downgrade_write(&tm->lock);
+		return 0;
+	}
+
+	memset(&tm->new_sb, 0, sizeof(tm->new_sb));
+	freed = kzalloc(sizeof(*freed), GFP_NOIO);
+	if (flush)
+		ops->data_flush_begin(tm->context);
+	r = freed ? freeze(tm) : -ENOMEM;
+	/* Set while still alone, cleared by success: readers never see it. */
+	tm->needs_abort = true;
+	if (downgrade)
+		downgrade_write(&tm->lock);
+	if (!r)
+		r = bm_flush(&tm->bm);
+	if (flush)
+		flush_error = ops->data_flush_wait(tm->context);
+	if (!r)
+		r = flush_error;
+	if (!r)
+		r = write_superblock(tm, &tm->new_sb);
+	if (r) {
+		kfree(freed);
+		return r;
+	}
+	tm->needs_abort = false;
+	settle(tm, &freed);
+	if (set)
+		*set = freed;
+	return 0;
+}
+
+/**
+ * meta_hand_over() - give a freed set to who knows of the bios
+ * @tm: the pool, its lock not held
+ * @set: the set or NULL
+ */
+void meta_hand_over(struct thin_meta *tm, struct thin_freed *set)
+{
+	if (!set)
+		return;
+	if (tm->ops && tm->ops->freed)
+		tm->ops->freed(tm->context, set);
+	else
+		thin_meta_release_freed(tm, set);
+}
+
+/**
+ * thin_meta_commit() - make the open transaction durable (format 9)
+ * @tm: the pool
+ *
+ * Does nothing, and does not flush the data device, when nothing was changed.
+ * Lookups go on meanwhile, changes wait.
+ *
+ * Return: 0; -EPERM while read-only with changes pending; otherwise a
+ * negative errno after which thin_meta_abort() must follow.
+ */
+int thin_meta_commit(struct thin_meta *tm)
+{
+	struct thin_freed *set;
+	int r;
+
+	mutex_lock(&tm->commit_mutex);
+	r = meta_begin_change(tm);
+	if (r) {
+		if (r == -EPERM && !thin_meta_changed(tm))
+			r = 0;
+		mutex_unlock(&tm->commit_mutex);
+		return r;
+	}
+	r = meta_commit_locked(tm, true, &set);
+	up_read(&tm->lock);
+	mutex_unlock(&tm->commit_mutex);
+	meta_hand_over(tm, set);
+	return r;
+}
+
+/**
+ * thin_meta_abort() - go back to the last durable transaction
+ * @tm: the pool
+ *
+ * After a failed superblock write the device is asked which transaction that
+ * is.  Devices changed since are marked rolled back.
+ *
+ * Return: 0, or a negative errno: the metadata has then failed for good.
+ */
+int thin_meta_abort(struct thin_meta *tm)
+{
+	bool became_durable;
+	int r;
+
+	mutex_lock(&tm->commit_mutex);
+	down_write(&tm->lock);
+	if (tm->failed) {
+		r = -EIO;
+		goto out;
+	}
+	tm_drop(&tm->tm);
+	sm_abort(&tm->data_sm);
+	sm_abort(&tm->meta_sm);
+	bm_forget_all(&tm->bm);
+	r = read_superblock(tm);
+	if (r) {
+		DMERR("%pg: cannot go back to the last transaction (error %d)", tm->bdev, r);
+		WRITE_ONCE(tm->failed, true);
+		goto out;
+	}
+	/* The header of new_sb is stamped only on its way out. */
+	tm->new_sb.header = tm->sb.header;
+	became_durable = tm->needs_abort &&
+			 !memcmp(&tm->sb, &tm->new_sb, sizeof(tm->sb));
+	dev_reload_all(tm, !became_durable);
+	WRITE_ONCE(tm->changed, false);
+	tm->needs_abort = false;
+	if (became_durable)
+		WRITE_ONCE(tm->durable_seq, tm->open_seq);
+	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+out:
+	count_space(tm);
+	up_write(&tm->lock);
+	mutex_unlock(&tm->commit_mutex);
+	return r;
+}
+
+/**
+ * thin_meta_release_freed() - these data blocks may be handed out again
+ * @tm: the pool
+ * @set: of &thin_meta_ops.freed; gone afterwards
+ */
+void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set)
+{
+	down_write(&tm->lock);
+	sm_release(&tm->data_sm, set->pages);
+	meta_end_change(tm);
+	kfree(set);
+}
+
+/**
+ * thin_freed_next() - first run of a range that is in a freed set
+ * @set: not yet released
+ * @begin: first data block of the range
+ * @end: one past its last
+ * @free_begin: set to the first data block in the set
+ * @free_end: set to one past the run, which may go on in the next call
+ *
+ * Takes no lock.
+ *
+ * Return: false when there is none.
+ */
+bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
+		     u64 *free_end)
+{
+	return sm_freed_next(set->pages, begin, end, free_begin, free_end);
+}
+
+/**
+ * thin_meta_wants_commit() - has the open transaction become large
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: true when a commit should not wait for its time.
+ */
+bool thin_meta_wants_commit(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->tm.nr_shadows) + READ_ONCE(tm->data_sm.nr_dirty) > MAX_SHADOWS;
+}
+
+/**
+ * thin_meta_changed() - is there anything to commit
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: true when the open transaction has changes.
+ */
+bool thin_meta_changed(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->changed);
+}
+
+/**
+ * thin_meta_open_seq() - number of the open transaction
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: the number, from 1 when the pool was opened.
+ */
+u64 thin_meta_open_seq(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->open_seq);
+}
+
+/**
+ * thin_meta_durable_seq() - number of the last durable transaction
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: the number, 0 when none was committed since the pool was opened.
+ */
+u64 thin_meta_durable_seq(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->durable_seq);
+}
+
+/* ---- modes and flags ---- */
+
+/**
+ * thin_meta_set_read_only() - refuse changes from now on
+ * @tm: the pool
+ */
+void thin_meta_set_read_only(struct thin_meta *tm)
+{
+	down_write(&tm->lock);
+	tm->read_only = true;
+	up_write(&tm->lock);
+}
+
+/**
+ * thin_meta_set_read_write() - allow changes again
+ * @tm: the pool
+ */
+void thin_meta_set_read_write(struct thin_meta *tm)
+{
+	down_write(&tm->lock);
+	tm->read_only = false;
+	up_write(&tm->lock);
+}
+
+/**
+ * thin_meta_failed() - has an abort failed
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: true when nothing works any more.
+ */
+bool thin_meta_failed(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->failed);
+}
+
+/**
+ * thin_meta_set_needs_check() - have the metadata checked before it is changed again
+ * @tm: the pool, with no change in the open transaction
+ *
+ * Written and flushed at once (format 13.5), also while read-only.
+ *
+ * Return: 0 or a negative errno.
+ */
+int thin_meta_set_needs_check(struct thin_meta *tm)
+{
+	struct disk_superblock sb;
+	int r = -EIO;
+
+	mutex_lock(&tm->commit_mutex);
+	down_write(&tm->lock);
+	if (!tm->failed && !tm->changed && !tm->needs_abort) {
+		sb = tm->sb;
+		sb.header.flags |= cpu_to_le32(SUPERBLOCK_NEEDS_CHECK);
+		r = write_superblock(tm, &sb);
+		if (r)
+			bm_forget_all(&tm->bm);
+		/* Known here even if the disk could not be told. */
+		tm->sb = sb;
+	}
+	up_write(&tm->lock);
+	mutex_unlock(&tm->commit_mutex);
+	return r;
+}
+
+/**
+ * thin_meta_needs_check() - is a check due
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: the flag.
+ */
+bool thin_meta_needs_check(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->sb.header.flags) & cpu_to_le32(SUPERBLOCK_NEEDS_CHECK);
+}
+
+/**
+ * thin_meta_set_transaction_id() - compare and set the user's transaction id
+ * @tm: the pool
+ * @current_id: must be the id now
+ * @new_id: becomes it
+ *
+ * Return: 0, -EINVAL when @current_id is not, -EPERM, -EIO.
+ */
+int thin_meta_set_transaction_id(struct thin_meta *tm, u64 current_id, u64 new_id)
+{
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	if (tm->trans_id != current_id) {
+		DMERR("%pg: transaction id is %llu, not %llu", tm->bdev,
+		      (unsigned long long)tm->trans_id, (unsigned long long)current_id);
+		r = -EINVAL;
+	} else {
+		tm->trans_id = new_id;
+		WRITE_ONCE(tm->changed, true);
+	}
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_meta_transaction_id() - the user's transaction id
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: as in the open transaction.
+ */
+u64 thin_meta_transaction_id(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->trans_id);
+}
+
+/* ---- space ---- */
+
+/**
+ * thin_meta_get_space() - sizes and free space
+ * @tm: the pool
+ * @space: filled in
+ *
+ * Takes no lock: the numbers are those of the last change's end.
+ *
+ * Return: 0, or -EIO after a failed abort.
+ */
+int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space)
+{
+	space->meta_total = READ_ONCE(tm->space.meta_total);
+	space->meta_free = READ_ONCE(tm->space.meta_free);
+	space->meta_raw_free = READ_ONCE(tm->space.meta_raw_free);
+	space->data_total = READ_ONCE(tm->space.data_total);
+	space->data_free = READ_ONCE(tm->space.data_free);
+	space->data_pending = READ_ONCE(tm->space.data_pending);
+	return thin_meta_failed(tm) ? -EIO : 0;
+}
+
+/**
+ * thin_meta_low_water_mblocks() - the metadata low water mark (behaviour 6.7)
+ * @tm: the pool
+ *
+ * Return: mblocks, from the device's current size.
+ */
+u64 thin_meta_low_water_mblocks(struct thin_meta *tm)
+{
+	return low_water(bm_device_blocks(&tm->bm));
+}
+
+/**
+ * thin_meta_low_water_hit() - has free metadata fallen to the mark
+ * @tm: the pool
+ *
+ * Compares free space without the reserve, so it tells before the pool runs
+ * out whatever the device's size; tells again only after the free space has
+ * been an eighth above the mark.  Takes no lock.
+ *
+ * Return: true once a crossing.
+ */
+bool thin_meta_low_water_hit(struct thin_meta *tm)
+{
+	u64 free = READ_ONCE(tm->space.meta_free);
+	u64 mark = low_water(READ_ONCE(tm->space.meta_total));
+
+	if (free > mark + mark / 8)
+		WRITE_ONCE(tm->low_armed, 1);
+	return free <= mark && xchg(&tm->low_armed, 0);
+}
+
+/**
+ * thin_meta_data_blocks() - size of the data device as the open transaction has it
+ * @tm: the pool
+ *
+ * Return: data blocks, growth not yet committed included.
+ */
+u64 thin_meta_data_blocks(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->data_sm.nr_blocks);
+}
+
+/**
+ * thin_meta_device_mblocks() - usable size of the metadata device now
+ * @tm: the pool
+ *
+ * Return: mblocks, capped at what the format can use.
+ */
+u64 thin_meta_device_mblocks(struct thin_meta *tm)
+{
+	return bm_device_blocks(&tm->bm);
+}
+
+static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
+{
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	if (nr != sm->nr_blocks)
+		r = sm_resize(sm, nr);
+	if (r != -EINVAL && nr != sm->durable_blocks)
+		WRITE_ONCE(tm->changed, true);
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_meta_resize_data() - count more data blocks (format 12)
+ * @tm: the pool
+ * @nr_blocks: data blocks; the new ones are handed out after the next commit
+ *
+ * Return: 0, -EINVAL when fewer than now or too many, -EPERM, -EIO, otherwise
+ * an error after which thin_meta_abort() must follow.
+ */
+int thin_meta_resize_data(struct thin_meta *tm, u64 nr_blocks)
+{
+	return resize(tm, &tm->data_sm, nr_blocks);
+}
+
+/**
+ * thin_meta_resize_metadata() - count more metadata blocks (format 12)
+ * @tm: the pool
+ * @nr_mblocks: blocks of the metadata device to use, at most its size
+ *
+ * Return: as thin_meta_resize_data().
+ */
+int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks)
+{
+	if (nr_mblocks > bm_device_blocks(&tm->bm))
+		return -EINVAL;
+	return resize(tm, &tm->meta_sm, nr_mblocks);
+}
+
+/**
+ * thin_meta_alloc_data() - reserve a run of free data blocks
+ * @tm: the pool
+ * @want: blocks wished for, at least 1
+ * @begin: set to the first block
+ * @len: set to the number reserved, 1 to @want
+ *
+ * In memory only: each block is to be mapped by thin_dev_insert() or given
+ * back by thin_meta_unreserve_data().
+ *
+ * Return: 0; -ENOSPC when no data block is free to take, perhaps before the
+ * next commit only (see &thin_meta_space.data_pending); -EPERM, -EIO, -ENOMEM or
+ * the errno of a read.
+ */
+int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
+{
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	r = sm_reserve(&tm->data_sm, want, begin, len);
+	meta_end_change(tm);
+	return r;
+}
+
+/**
+ * thin_meta_unreserve_data() - give reserved data blocks back
+ * @tm: the pool
+ * @begin: first block
+ * @len: number of blocks
+ *
+ * No I/O to them is under way any more.  Works in every state.
+ */
+void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len)
+{
+	down_write(&tm->lock);
+	sm_unreserve(&tm->data_sm, begin, len);
+	meta_end_change(tm);
+}
+
+/**
+ * thin_meta_data_count() - references to a data block
+ * @tm: the pool
+ * @block: which
+ * @count: set
+ *
+ * Return: 0, -EILSEQ past the end, -EIO, -ENOMEM or the errno of a read.
+ */
+int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count)
+{
+	int r = -EIO;
+
+	/* For writing: the count may have to be loaded into the map. */
+	down_write(&tm->lock);
+	if (!tm->failed)
+		r = sm_count(&tm->data_sm, block, count);
+	up_write(&tm->lock);
+	return r;
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Removing one key, the keys of a range leaf by leaf, or a whole tree.
+ *
+ * A leaf that lies wholly in the range is not copied first: its pointer is
+ * dropped, and only if that was the last one its values lose a reference.
+ */
+#include "btree.h"
+
+#include <linux/gfp.h>
+#include <linux/kernel.h>
+#include <linux/string.h>
+
+static u32 max_of(const struct disk_node *node)
+{
+	return le32_to_cpu(node->max_entries);
+}
+
+/* A root that has become trivial makes way for what is below it. */
+static int shrink_root(struct bt_info *info, u64 *root, struct disk_node *node)
+{
+	u64 old = *root;
+	bool freed;
+	int r;
+
+	if (bt_is_leaf(node) || bt_nr(node) > 1)
+		return 0;
+	if (bt_nr(node)) {
+		*root = bt_child(node, 0);
+	} else {
+		r = bt_empty(info, root);
+		if (r)
+			return r;
+	}
+	return tm_dec(info->tm, old, &freed);
+}
+
+static void even_out(struct disk_node *left, struct disk_node *right)
+{
+	u32 nr_left = bt_nr(left), nr_right = bt_nr(right);
+	u32 target = (nr_left + nr_right) / 2;
+
+	if (nr_left > target) {
+		u32 n = nr_left - target;
+
+		bt_open_gap(right, 0, n);
+		bt_move(left, target, right, 0, n);
+	} else {
+		u32 n = target - nr_left;
+
+		bt_move(right, 0, left, nr_left, n);
+		bt_close_gap(right, 0, n);
+	}
+	bt_set_nr(left, target);
+}
+
+/*
+ * The node at the end of the path has lost entries: restore the minimum, here
+ * and above.  Shortens the path; levels passed are not valid afterwards.
+ */
+static int fix_fill(struct bt_info *info, u64 *root, struct bt_path *path)
+{
+	for (; path->depth > 1; path->depth--) {
+		struct bt_level *level = &path->level[path->depth - 1], *parent = level - 1;
+		struct disk_node *left, *right;
+		u64 blocks[2];
+		bool freed;
+		s32 first;
+		u32 total;
+		int r;
+
+		if (bt_nr(level->node) >= max_of(level->node) / 3)
+			return 0;
+		if (bt_nr(parent->node) < 2)
+			continue;	/* no neighbour: the parent is a root of one child */
+
+		first = parent->index ? parent->index - 1 : 0;
+		if (parent->index == first) {
+			s32 index = first + 1;
+			u64 old = bt_child(parent->node, index);
+
+			left = level->node;
+			blocks[0] = level->block;
+			r = bt_shadow_node(info, old, &blocks[1], &right);
+			if (!r)
+				r = bt_check_child(info->tm, old, parent->node, index, right);
+		} else {
+			u64 old = bt_child(parent->node, first);
+
+			right = level->node;
+			blocks[1] = level->block;
+			r = bt_shadow_node(info, old, &blocks[0], &left);
+			if (!r)
+				r = bt_check_child(info->tm, old, parent->node, first, left);
+		}
+		if (r)
+			return r;
+		if (bt_is_leaf(left) != bt_is_leaf(right)) {
+			bm_complain(info->tm->bm, blocks[0], PD_NODE,
+				    "neighbours at different depths", -EILSEQ);
+			return -EILSEQ;
+		}
+		bt_set_child(parent->node, first, blocks[0]);
+		bt_set_child(parent->node, first + 1, blocks[1]);
+
+		/* Not up to the brim: the next insertion would split again. */
+		total = bt_nr(left) + bt_nr(right);
+		if (total >= max_of(left) / 4 * 3) {
+			even_out(left, right);
+			bt_set_key(parent->node, first + 1, bt_key(right, 0));
+			return 0;
+		}
+		bt_move(right, 0, left, bt_nr(left), bt_nr(right));
+		bt_set_nr(left, total);
+		r = tm_dec(info->tm, blocks[1], &freed);
+		if (r)
+			return r;
+		bt_close_gap(parent->node, first + 1, 1);
+	}
+	return shrink_root(info, root, path->level[0].node);
+}
+
+/**
+ * bt_remove() - remove a key and drop its value
+ * @info: the tree
+ * @root: its root, set to the new one
+ * @key: the key
+ *
+ * Return: 0, -ENODATA when there is no such key (nothing is changed then),
+ * -EILSEQ for damage, otherwise as tm_shadow().
+ */
+int bt_remove(struct bt_info *info, u64 *root, u64 key)
+{
+	struct bt_leaf found;
+	bool same;
+	u64 next;
+	u32 nr;
+	int r;
+
+	r = bt_seek(info, *root, key, true, &found);
+	if (r)
+		return r;
+	same = bt_key(found.node, found.index) == key;
+	bt_put_leaf(&found);
+	if (!same)
+		return -ENODATA;
+	if (key == U64_MAX)	/* the range's end would wrap */
+		return -EINVAL;
+	return bt_remove_leaf(info, root, key, key + 1, &next, &nr, NULL, NULL);
+}
+
+/* Entries of a leaf in [begin, end). */
+static void find_cut(const struct disk_node *leaf, u64 begin, u64 end, u32 *first, u32 *nr)
+{
+	s32 i = begin ? bt_search(leaf, begin - 1) + 1 : 0;
+
+	*first = i;
+	*nr = bt_search(leaf, end - 1) + 1 - i;
+}
+
+static int drop_values(struct bt_info *info, const void *values, u32 nr, bool last_reference,
+		       void (*removed)(void *arg, const void *values, u32 nr), void *arg)
+{
+	if (removed)
+		removed(arg, values, nr);
+	return last_reference && info->dec ? info->dec(info->context, values, nr) : 0;
+}
+
+/*
+ * If the child that the path's last entry leads to is a leaf wholly in the
+ * range, drop it: returns 1.  Its values are copied because no buffer may be
+ * held while they are counted down.
+ */
+static int drop_child(struct bt_info *info, struct bt_path *path, u64 begin, u64 end, u32 *nr,
+		      u64 *next, void (*removed)(void *arg, const void *values, u32 nr),
+		      void *arg)
+{
+	struct bt_level *parent = &path->level[path->depth - 1];
+	u64 block = bt_child(parent->node, parent->index);
+	const struct disk_node *child;
+	struct pd_read read;
+	unsigned long copy;
+	bool whole, freed;
+	u32 first;
+	int r;
+
+	r = tm_read(info->tm, block, PD_NODE, true, &read);
+	if (r)
+		return r;
+	child = read.data;
+	r = bt_check_child(info->tm, block, parent->node, parent->index, child);
+	if (r || !bt_is_leaf(child))
+		goto out;
+	r = bt_check_leaf(info, block, child);
+	if (r)
+		goto out;
+	find_cut(child, begin, end, &first, nr);
+	whole = *nr == bt_nr(child);
+	if (!whole)
+		goto out;
+
+	*next = bt_key(child, *nr - 1) + 1;
+	copy = __get_free_page(GFP_NOIO);
+	if (!copy) {
+		r = -ENOMEM;
+		goto out;
+	}
+	memcpy((void *)copy, bt_value(child, 0), (size_t)*nr * info->value_size);
+	tm_put(&read);
+
+	r = tm_dec(info->tm, block, &freed);
+	if (!r)
+		r = drop_values(info, (void *)copy, *nr, freed, removed, arg);
+	free_page(copy);
+	if (r)
+		return r;
+	bt_close_gap(parent->node, parent->index, 1);
+	return 1;
+out:
+	tm_put(&read);
+	return r;
+}
+
+/**
+ * bt_remove_leaf() - remove the first keys of a range, those in one leaf
+ * @info: the tree
+ * @root: its root, set to the new one
+ * @begin: first key of the range
+ * @end: one past the last key
+ * @next: set to where to go on
+ * @nr: set to the number of keys removed
+ * @removed: called with all the values, before they lose a reference; may be
+ *	NULL, must not sleep
+ * @arg: for @removed
+ *
+ * Bounded work, one call removes up to one leaf.
+ *
+ * Return: 0, -ENODATA when there is no such key (nothing is changed then),
+ * -EILSEQ for damage, otherwise as tm_shadow().
+ */
+int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr,
+		   void (*removed)(void *arg, const void *values, u32 nr), void *arg)
+{
+	struct bt_level *level;
+	struct bt_path path;
+	struct bt_leaf leaf;
+	u32 first;
+	u64 key;
+	int r;
+
+	r = bt_seek(info, *root, begin, true, &leaf);
+	if (r)
+		return r;
+	key = bt_key(leaf.node, leaf.index);
+	bt_put_leaf(&leaf);
+	if (key >= end)
+		return -ENODATA;
+
+	r = bt_shadow_root(info, root, &path);
+	if (r)
+		return r;
+	for (;;) {
+		level = &path.level[path.depth - 1];
+		if (bt_is_leaf(level->node))
+			break;
+		level->index = max(bt_search(level->node, key), 0);
+		r = drop_child(info, &path, begin, end, nr, next, removed, arg);
+		if (r == 1)
+			return fix_fill(info, root, &path);
+		if (!r)
+			r = bt_shadow_child(info, &path);
+		if (r)
+			return r;
+	}
+
+	find_cut(level->node, begin, end, &first, nr);
+	*next = bt_key(level->node, first + *nr - 1) + 1;
+	r = drop_values(info, bt_value(level->node, first), *nr, true, removed, arg);
+	if (r)
+		return r;
+	bt_close_gap(level->node, first, *nr);
+	return fix_fill(info, root, &path);
+}
+
+/* @depth counts down; a block met twice is caught by its count. */
+static int delete_node(struct bt_info *info, u64 block, u32 depth)
+{
+	struct disk_node *copy;
+	struct pd_read read;
+	unsigned long page;
+	bool freed;
+	u32 i;
+	int r;
+
+	if (!depth) {
+		bm_complain(info->tm->bm, block, PD_NODE, "tree too deep", -EILSEQ);
+		return -EILSEQ;
+	}
+	page = __get_free_page(GFP_NOIO);
+	if (!page)
+		return -ENOMEM;
+	copy = (struct disk_node *)page;
+	r = tm_read(info->tm, block, PD_NODE, true, &read);
+	if (r)
+		goto out;
+	memcpy(copy, read.data, PD_BLOCK_SIZE);
+	tm_put(&read);
+	if (bt_is_leaf(copy))
+		r = bt_check_leaf(info, block, copy);
+	if (!r)
+		r = tm_dec(info->tm, block, &freed);
+	if (r || !freed)
+		goto out;
+	if (bt_is_leaf(copy)) {
+		r = drop_values(info, bt_value(copy, 0), bt_nr(copy), true, NULL, NULL);
+		goto out;
+	}
+	for (i = 0; i < bt_nr(copy) && !r; i++)
+		r = delete_node(info, bt_child(copy, i), depth - 1);
+out:
+	free_page(page);
+	return r;
+}
+
+/**
+ * bt_delete() - drop one reference to a tree, and the tree if it was the last
+ * @info: the tree
+ * @root: its root
+ *
+ * Return: 0, -EILSEQ for damage, otherwise as tm_dec().
+ */
+int bt_delete(struct bt_info *info, u64 root)
+{
+	return delete_node(info, root, BT_MAX_DEPTH);
+}

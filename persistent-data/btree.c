@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Looking into trees; see the header for what is trusted and what is checked.
+ *
+ * One block is held at a time: the child's number is copied out and the parent
+ * given back before the child is read.  The metadata lock keeps the tree still.
+ */
+#include "btree.h"
+
+#include <linux/kernel.h>
+#include <linux/string.h>
+
+/**
+ * bt_capacity() - entries of a node
+ * @value_size: bytes of a value
+ *
+ * Return: format 4.1, a multiple of three.
+ */
+u32 bt_capacity(u32 value_size)
+{
+	u32 fit = (PD_BLOCK_SIZE - sizeof(struct disk_node)) / (sizeof(__le64) + value_size);
+
+	return fit / 3 * 3;
+}
+
+/**
+ * bt_search() - where a key belongs
+ * @node: any node
+ * @key: the key
+ *
+ * Return: the last entry whose key is not above @key, -1 when all are.
+ */
+s32 bt_search(const struct disk_node *node, u64 key)
+{
+	s32 lo = -1, hi = bt_nr(node);
+
+	while (hi - lo > 1) {
+		s32 mid = lo + (hi - lo) / 2;
+
+		if (bt_key(node, mid) <= key)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static int damaged(struct pd_tm *tm, u64 block, const char *what)
+{
+	bm_complain(tm->bm, block, PD_NODE, what, -EILSEQ);
+	return -EILSEQ;
+}
+
+/**
+ * bt_check_leaf() - may this leaf be in this tree
+ * @info: the tree
+ * @block: the node's block
+ * @node: a leaf
+ *
+ * Return: 0 or -EILSEQ.
+ */
+int bt_check_leaf(struct bt_info *info, u64 block, const struct disk_node *node)
+{
+	if (le32_to_cpu(node->value_size) != info->value_size)
+		return damaged(info->tm, block, "leaf of another tree");
+	return 0;
+}
+
+static int check_bounds(struct pd_tm *tm, u64 block, const struct disk_node *child, u64 low,
+			u64 bound, bool bounded)
+{
+	u32 nr = bt_nr(child);
+
+	if (!nr)
+		return damaged(tm, block, "empty node below the root");
+	if (bt_key(child, 0) < low)
+		return damaged(tm, block, "key below the parent's");
+	if (bounded && bt_key(child, nr - 1) >= bound)
+		return damaged(tm, block, "key beyond the parent's next");
+	return 0;
+}
+
+/**
+ * bt_check_child() - do a child's keys lie where its parent says
+ * @tm: the transaction
+ * @block: the child's block
+ * @parent: an internal node
+ * @index: the entry that leads to the child
+ * @child: the child
+ *
+ * Return: 0 or -EILSEQ.
+ */
+int bt_check_child(struct pd_tm *tm, u64 block, const struct disk_node *parent, s32 index,
+		   const struct disk_node *child)
+{
+	bool bounded = index + 1 < (s32)bt_nr(parent);
+
+	return check_bounds(tm, block, child, bt_key(parent, index),
+			    bounded ? bt_key(parent, index + 1) : 0, bounded);
+}
+
+/**
+ * bt_empty() - make a tree with nothing in it
+ * @info: its kind
+ * @root: set
+ *
+ * Return: as tm_new().
+ */
+int bt_empty(struct bt_info *info, u64 *root)
+{
+	struct disk_node *node;
+	void *data;
+	int r;
+
+	r = tm_new(info->tm, PD_NODE, root, &data);
+	if (r)
+		return r;
+	node = data;
+	node->header.flags = cpu_to_le32(NODE_LEAF);
+	node->max_entries = cpu_to_le32(bt_capacity(info->value_size));
+	node->value_size = cpu_to_le32(info->value_size);
+	return 0;
+}
+
+/*
+ * Walk down to the leaf where @key is or would be.  @leaf->index is that of the
+ * last key not above @key, cast, so ~0 when there is none.  With @levels, stop
+ * that many levels below the root, or at the leaf.
+ */
+static int descend(struct bt_info *info, u64 root, u64 key, bool may_block, u32 levels,
+		   struct bt_leaf *leaf)
+{
+	u64 block = root, low = 0;
+	u32 depth;
+	int r;
+
+	leaf->bound = 0;
+	leaf->last = true;
+	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
+		s32 i;
+
+		r = tm_read(info->tm, block, PD_NODE, may_block, &leaf->read);
+		if (r)
+			return r;
+		leaf->node = leaf->read.data;
+		if (depth)
+			r = check_bounds(info->tm, block, leaf->node, low, leaf->bound,
+					 !leaf->last);
+		if (!r && bt_is_leaf(leaf->node))
+			r = bt_check_leaf(info, block, leaf->node);
+		else if (!r && !bt_nr(leaf->node))
+			r = damaged(info->tm, block, "internal node without children");
+		if (r)
+			goto fail;
+
+		i = bt_search(leaf->node, key);
+		leaf->index = i;
+		if (bt_is_leaf(leaf->node) || depth == levels)
+			return 0;
+
+		/* A key below all others: its neighbours are in the first child. */
+		i = max(i, 0);
+		low = bt_key(leaf->node, i);
+		if (i + 1 < (s32)bt_nr(leaf->node)) {
+			leaf->bound = bt_key(leaf->node, i + 1);
+			leaf->last = false;
+		}
+		block = bt_child(leaf->node, i);
+		tm_put(&leaf->read);
+	}
+	return damaged(info->tm, block, "tree too deep");
+
+fail:
+	tm_put(&leaf->read);
+	return r;
+}
+
+/**
+ * bt_lookup() - the value of a key
+ * @info: the tree
+ * @root: its root
+ * @key: the key
+ * @may_block: false: only what is in memory
+ * @value: set to @info->value_size bytes
+ *
+ * Return: 0, -ENODATA, -EWOULDBLOCK, -EILSEQ for damage, or the errno of a
+ * read.
+ */
+int bt_lookup(struct bt_info *info, u64 root, u64 key, bool may_block, void *value)
+{
+	struct bt_leaf leaf;
+	int r;
+
+	r = descend(info, root, key, may_block, BT_MAX_DEPTH, &leaf);
+	if (r)
+		return r;
+	if ((s32)leaf.index < 0 || bt_key(leaf.node, leaf.index) != key)
+		r = -ENODATA;
+	else
+		memcpy(value, bt_value(leaf.node, leaf.index), info->value_size);
+	tm_put(&leaf.read);
+	return r;
+}
+
+/**
+ * bt_seek() - the first entry whose key is not below one
+ * @info: the tree
+ * @root: its root
+ * @key: the key
+ * @may_block: false: only what is in memory
+ * @leaf: filled in, to be given back with bt_put_leaf() after success
+ *
+ * Return: 0, -ENODATA when there is none, otherwise as bt_lookup().
+ */
+int bt_seek(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_leaf *leaf)
+{
+	for (;;) {
+		int r = descend(info, root, key, may_block, BT_MAX_DEPTH, leaf);
+
+		if (r)
+			return r;
+		if ((s32)leaf->index < 0 || bt_key(leaf->node, leaf->index) < key)
+			leaf->index++;
+		if (leaf->index < bt_nr(leaf->node))
+			return 0;
+		tm_put(&leaf->read);
+		if (leaf->last)
+			return -ENODATA;
+		/* Nothing here; the bound is above @key, so this ends. */
+		key = leaf->bound;
+	}
+}
+
+/**
+ * bt_next_leaf() - go on to the leaf behind
+ * @info: the tree
+ * @root: its root
+ * @may_block: false: only what is in memory
+ * @leaf: of bt_seek(); replaced, or given back if there is none
+ *
+ * Return: as bt_seek().
+ */
+int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf *leaf)
+{
+	bt_put_leaf(leaf);
+	return leaf->last ? -ENODATA : bt_seek(info, root, leaf->bound, may_block, leaf);
+}
+
+/**
+ * bt_put_leaf() - done looking
+ * @leaf: of bt_seek()
+ */
+void bt_put_leaf(struct bt_leaf *leaf)
+{
+	tm_put(&leaf->read);
+}
+
+/**
+ * bt_highest() - the last key
+ * @info: the tree
+ * @root: its root
+ * @key: set
+ *
+ * Return: 0, -ENODATA for an empty tree, otherwise as bt_lookup().
+ */
+int bt_highest(struct bt_info *info, u64 root, u64 *key)
+{
+	struct bt_leaf leaf;
+	int r;
+
+	r = descend(info, root, U64_MAX, true, BT_MAX_DEPTH, &leaf);
+	if (r)
+		return r;
+	if (bt_nr(leaf.node))
+		*key = bt_key(leaf.node, bt_nr(leaf.node) - 1);
+	else
+		r = -ENODATA;
+	tm_put(&leaf.read);
+	return r;
+}
+
+/**
+ * bt_prefetch() - start reading the leaf of a key
+ * @info: the tree
+ * @root: its root
+ * @key: the key
+ *
+ * Reads what is above the leaf, if need be, and does not wait for the leaf.
+ * Not from a context that submits a bio.
+ */
+void bt_prefetch(struct bt_info *info, u64 root, u64 key)
+{
+	struct pd_read read;
+	struct bt_leaf leaf;
+	u32 level;
+	u64 child;
+	int r;
+
+	for (level = 0; level < BT_MAX_DEPTH; level++) {
+		bool is_leaf;
+
+		if (descend(info, root, key, true, level, &leaf))
+			return;
+		is_leaf = bt_is_leaf(leaf.node);
+		child = is_leaf ? 0 : bt_child(leaf.node, max((s32)leaf.index, 0));
+		tm_put(&leaf.read);
+		if (is_leaf)
+			return;
+
+		r = tm_read(info->tm, child, PD_NODE, false, &read);
+		if (r == -EWOULDBLOCK)
+			bm_prefetch(info->tm->bm, child);
+		if (r)
+			return;
+		tm_put(&read);
+	}
+}
+
+/**
+ * bt_walk() - visit all leaves in the order of their keys
+ * @info: the tree
+ * @root: its root
+ * @fn: called for each; an error ends the walk
+ * @arg: for @fn
+ *
+ * Return: 0, the error of @fn, otherwise as bt_lookup().
+ */
+int bt_walk(struct bt_info *info, u64 root,
+	    int (*fn)(void *arg, const struct disk_node *leaf), void *arg)
+{
+	struct bt_leaf leaf;
+	int r = bt_seek(info, root, 0, true, &leaf);
+
+	while (!r) {
+		r = fn(arg, leaf.node);
+		if (r) {
+			bt_put_leaf(&leaf);
+			return r;
+		}
+		r = bt_next_leaf(info, root, true, &leaf);
+	}
+	return r == -ENODATA ? 0 : r;
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Reference counts of blocks (format 6 and 7).
+ *
+ * A map is changed in memory only and laid out on disk by the commit: a
+ * change of a count touches no btree and allocates no block, so nothing here
+ * recurses, and each bitmap is written once a transaction.
+ *
+ * The map is cut into regions, the blocks that one bitmap counts.  A region's
+ * bitmap is loaded when it is needed.  For the first change in a transaction
+ * the counts as they were are kept beside it: a block is free to take only if
+ * it is free in both, so nothing is reused before the transaction that freed
+ * it is durable.
+ *
+ * The map of data blocks has two more states in memory, kept in @held:
+ * - reserved: handed out, not yet counted (its mapping is not yet inserted);
+ * - quarantined: free and durably so, but bios may still be under way to it.
+ * They live through an abort: the bios they stand for do too.
+ *
+ * What the disk says of free entries (nr_free, none_free_before) and of
+ * nr_allocated is a hint: it is recounted when a bitmap is loaded, and all are
+ * loaded before space is declared exhausted.
+ *
+ * Locking: all functions need the pool's metadata lock for writing.
+ */
+#ifndef PD_SPACE_MAP_H
+#define PD_SPACE_MAP_H
+
+#include <linux/list.h>
+#include <linux/xarray.h>
+
+#include "disk-format.h"
+
+struct pd_tm;
+
+/**
+ * struct sm_region - the blocks counted by one bitmap
+ * @index: number of the bitmap
+ * @bitmap: durable bitmap, 0 when it has none yet
+ * @new_bitmap: where the layout has put it, else 0
+ * @nr_free: entries that are zero, of all SM_ENTRIES_PER_BITMAP
+ * @first_free: no entry below it is zero
+ * @exact: the two fields above are counted, not read from disk
+ * @stale: @bitmap and the hints must be read again (after an abort)
+ * @cur: the counts, NULL while not loaded
+ * @old: the counts as of the last commit, NULL while unchanged
+ * @held: in the layout of a bitmap: the even bit of a reserved entry, the odd
+ *	one of a quarantined entry; NULL while there is none
+ * @nr_held: entries in @held
+ * @dirty: in the map's list of changed regions
+ */
+struct sm_region {
+	u64 index;
+	u64 bitmap;
+	u64 new_bitmap;
+	u32 nr_free;
+	u32 first_free;
+	bool exact;
+	bool stale;
+	struct disk_bitmap *cur;
+	struct disk_bitmap *old;
+	u64 *held;
+	u32 nr_held;
+	struct list_head dirty;
+};
+
+/* Data blocks of one region freed by one transaction: even bits of a bitmap's layout. */
+struct sm_freed_page {
+	struct sm_freed_page *next;
+	u64 region;
+	u64 words[ARRAY_SIZE(((struct disk_bitmap *)0)->words)];
+};
+
+static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
+
+/**
+ * struct pd_sm - a space map
+ * @tm: where its blocks are
+ * @is_data: counts data blocks, else metadata blocks
+ * @nr_blocks: blocks counted
+ * @durable_blocks: the same as of the last commit
+ * @nr_allocated: blocks with a count above 0
+ * @nr_reserved: blocks reserved
+ * @nr_freed: blocks that lost their last reference in the open transaction
+ * @nr_quarantined: blocks in quarantine
+ * @bitmap_root: data: root of the index tree; metadata: the index block
+ * @overflow_root: root of the tree of counts above 2
+ * @index: the index block (metadata only)
+ * @regions: by number of the bitmap
+ * @overflow: exact counts, changed in this transaction, of blocks that have or
+ *	had an entry in the overflow tree
+ * @dirty: changed regions
+ * @nr_dirty: how many
+ * @nr_loaded: regions with a loaded bitmap
+ * @cursor: where the search for a free block goes on
+ * @hints_checked: all bitmaps have been loaded once
+ */
+struct pd_sm {
+	struct pd_tm *tm;
+	bool is_data;
+	u64 nr_blocks;
+	u64 durable_blocks;
+	u64 nr_allocated;
+	u64 nr_reserved;
+	u64 nr_freed;
+	u64 nr_quarantined;
+	u64 bitmap_root;
+	u64 overflow_root;
+	struct disk_index *index;
+	struct xarray regions;
+	struct xarray overflow;
+	struct list_head dirty;
+	u64 nr_dirty;
+	u64 nr_loaded;
+	u64 cursor;
+	bool hints_checked;
+};
+
+/* space-map.c: counting and finding */
+void sm_init(struct pd_sm *sm, struct pd_tm *tm, bool is_data);
+void sm_abort(struct pd_sm *sm);
+void sm_exit(struct pd_sm *sm);
+u64 sm_nr_free(struct pd_sm *sm);
+
+int sm_count(struct pd_sm *sm, u64 block, u32 *count);
+int sm_inc(struct pd_sm *sm, u64 block);
+int sm_dec(struct pd_sm *sm, u64 block, bool *freed);
+int sm_alloc(struct pd_sm *sm, u64 *block);
+int sm_resize(struct pd_sm *sm, u64 nr_blocks);
+
+int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
+void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
+int sm_take_reserved(struct pd_sm *sm, u64 block);
+
+struct sm_freed_page *sm_settle(struct pd_sm *sm);
+void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
+bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
+		   u64 *free_end);
+
+int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
+
+/* space-map-disk.c: opening, laying out, writing */
+int sm_create(struct pd_sm *sm);
+int sm_open(struct pd_sm *sm, const u8 *root_field);
+int sm_read_entry(struct pd_sm *sm, struct sm_region *region);
+int sm_overflow_count(struct pd_sm *sm, u64 block, u32 *count);
+int sm_layout(struct pd_sm *sm);
+int sm_write(struct pd_sm *sm);
+void sm_pack_root(struct pd_sm *sm, u8 *root_field);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The blocks of the open transaction.
+ *
+ * Nothing that the durable superblock reaches is changed in place.  The first
+ * change of a block moves it to a new place ("shadows" it); the new block is a
+ * page of this object until the commit hands it to the block manager.  So:
+ * - pointers to shadowed blocks stay good until they are freed, committed or
+ *   aborted; no buffer is held while the trees are changed;
+ * - aborting is dropping the pages.
+ *
+ * Locking: changes need the pool's metadata lock for writing, tm_read() for
+ * reading.
+ */
+#ifndef PD_TRANSACTION_MANAGER_H
+#define PD_TRANSACTION_MANAGER_H
+
+#include <linux/xarray.h>
+
+#include "block-manager.h"
+
+struct pd_sm;
+
+/**
+ * struct pd_tm - open transaction over a block manager
+ * @bm: where durable blocks are
+ * @meta: counts metadata blocks
+ * @shadows: block number to its page and kind
+ * @nr_shadows: pages in @shadows
+ */
+struct pd_tm {
+	struct pd_bm *bm;
+	struct pd_sm *meta;
+	struct xarray shadows;
+	u64 nr_shadows;
+};
+
+/**
+ * struct pd_read - a block being read, of the open transaction or durable
+ * @data: 4096 bytes
+ * @buffer: what to give back, NULL for a page of the open transaction
+ */
+struct pd_read {
+	const void *data;
+	struct dm_buffer *buffer;
+};
+
+void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta);
+void tm_drop(struct pd_tm *tm);
+
+int tm_read(struct pd_tm *tm, u64 block, enum pd_kind kind, bool may_block, struct pd_read *read);
+void tm_put(struct pd_read *read);
+
+int tm_new(struct pd_tm *tm, enum pd_kind kind, u64 *block, void **data);
+int tm_shadow(struct pd_tm *tm, enum pd_kind kind, u64 old, u64 *block, void **data, bool *shared);
+int tm_inc(struct pd_tm *tm, u64 block);
+int tm_dec(struct pd_tm *tm, u64 block, bool *freed);
+int tm_count(struct pd_tm *tm, u64 block, u32 *count);
+
+int tm_write_shadows(struct pd_tm *tm);
+
+#endif
