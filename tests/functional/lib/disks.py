@@ -1,0 +1,129 @@
+"""Block devices to put a pool on: loop devices over sparse files, null_blk, switchable linear ones."""
+
+import itertools
+import os
+
+from . import proc
+from .dm import Device
+
+CONFIGFS = "/sys/kernel/config"
+_serial = itertools.count(1)
+
+
+class Loop:
+    """A loop device over a sparse file. Has a write cache and discards; keeps what is written."""
+
+    def __init__(self, directory, sectors, sector_size=512):
+        self.file = os.path.join(directory, f"disk{next(_serial)}")
+        with open(self.file, "wb") as file:
+            file.truncate(sectors * 512)
+        size = ["--sector-size", sector_size] if sector_size != 512 else []
+        self.path = proc.run("losetup", "--find", "--show", *size, self.file).out.strip()
+
+    def __str__(self):
+        return self.path
+
+    @property
+    def sectors(self):
+        return os.stat(self.file).st_size // 512
+
+    def grow(self, sectors):
+        os.truncate(self.file, sectors * 512)
+        proc.run("losetup", "--set-capacity", self.path)
+
+    def used_bytes(self):
+        """What the file really occupies: falls when discards reach it."""
+        return os.stat(self.file).st_blocks * 512
+
+    def remove(self):
+        proc.run("losetup", "--detach", self.path)
+        # The device is let go lazily when something still looks at it; the file may go anyway.
+        os.unlink(self.file)
+
+
+class NullBlk:
+    """null_blk that stores what is written; with a cache it loses what was not flushed."""
+
+    def __init__(self, sectors, cache_mib=0, discard=False, block_size=512):
+        self.name = f"thintest{next(_serial)}"
+        load_null_blk()
+        self.config = f"{CONFIGFS}/nullb/{self.name}"
+        os.mkdir(self.config)
+        try:
+            self.set("memory_backed", 1)
+            self.set("size", sectors // 2048)
+            self.set("blocksize", block_size)
+            self.set("discard", int(discard))
+            if cache_mib:
+                self.set("cache_size", cache_mib)
+            self.set("completion_nsec", 0)
+            self.power(True)
+            self.path = self._node()
+        except Exception:
+            os.rmdir(self.config)
+            raise
+        self.sectors = sectors
+
+    def _node(self):
+        # Newer kernels name the disk after the directory, older ones nullbN by index.
+        with open(f"{self.config}/index", encoding="ascii") as file:
+            index = file.read().strip()
+        for name in (self.name, f"nullb{index}"):
+            if os.path.exists(f"/dev/{name}"):
+                return f"/dev/{name}"
+        return proc.wait_for(
+            lambda: next((f"/dev/{n}" for n in (self.name, f"nullb{index}") if os.path.exists(f"/dev/{n}")), None),
+            f"the node of null_blk {self.name} in /dev",
+        )
+
+    def set(self, attribute, value):
+        with open(f"{self.config}/{attribute}", "w", encoding="ascii") as file:
+            file.write(str(value))
+
+    def power(self, on):
+        """Off loses the cache and fails whatever comes; on again, the disk is back with what it kept."""
+        self.set("power", int(on))
+
+    def __str__(self):
+        return self.path
+
+    def remove(self):
+        self.power(False)
+        os.rmdir(self.config)
+
+
+def load_null_blk():
+    if not os.path.isdir(f"{CONFIGFS}/nullb"):
+        if not os.path.isdir("/sys/module/null_blk"):
+            proc.run("modprobe", "null_blk", "nr_devices=0")
+        if not os.path.ismount(CONFIGFS):
+            proc.run("mount", "-t", "configfs", "none", CONFIGFS)
+
+
+class Switch(Device):
+    """A linear device above another one that can be told to fail reads, writes or both."""
+
+    def __init__(self, lower, sectors=None):
+        super().__init__(f"thintest-switch{next(_serial)}")
+        self.lower = lower
+        self.sectors = sectors or lower.sectors
+        self.create(self._good())
+
+    def _good(self):
+        return f"0 {self.sectors} linear {self.lower} 0"
+
+    def _swap(self, table):
+        self.load(table)
+        self.suspend(noflush=True)
+        self.resume()
+
+    def good(self):
+        self._swap(self._good())
+
+    def fail_writes(self):
+        if not os.path.isdir("/sys/module/dm_flakey"):
+            proc.run("modprobe", "dm-flakey", check=False)
+        self._swap(f"0 {self.sectors} flakey {self.lower} 0 0 3600 1 error_writes")
+
+    def fail_all(self):
+        self._swap(f"0 {self.sectors} error")

@@ -1,0 +1,86 @@
+"""Commands with a deadline, and waiting without fixed sleeps.
+
+A command stuck in the kernel cannot be killed, so a deadline that passes abandons it:
+the test fails, the run goes on.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+
+# Deadlines only catch hangs, so they are generous: an emulated machine is slow.
+DEADLINE = float(os.environ.get("DM_THIN_DEADLINE", "180"))
+
+
+class Hung(Exception):
+    """A command or an I/O did not end in time."""
+
+
+class Failed(Exception):
+    """A command ended with a status other than 0."""
+
+    def __init__(self, cmd, status, out, err):
+        self.cmd, self.status, self.out, self.err = cmd, status, out, err
+        super().__init__(f"'{' '.join(cmd)}' ended with status {status}: {(err + out).strip()}")
+
+
+class Result:
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+
+def _environment(extra):
+    env = dict(os.environ, LC_ALL="C", **(extra or {}))
+    # Without udev nobody else makes the nodes under /dev/mapper.
+    if not os.path.exists("/run/udev/control"):
+        env["DM_DISABLE_UDEV"] = "1"
+    return env
+
+
+def run(*cmd, check=True, timeout=DEADLINE, stdin=None, env=None):
+    cmd = [str(word) for word in cmd]
+    child = subprocess.Popen(
+        cmd,
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(env),
+    )
+    try:
+        out, err = child.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise Hung(f"'{' '.join(cmd)}' did not end within {timeout:.0f} s") from None
+    if check and child.returncode:
+        raise Failed(cmd, child.returncode, out, err)
+    return Result(child.returncode, out, err)
+
+
+def start(*cmd, stdin=None):
+    """Start a command in the background; the caller owns it."""
+    return subprocess.Popen(
+        [str(word) for word in cmd],
+        stdin=stdin or subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(None),
+    )
+
+
+def wait_for(condition, what, timeout=DEADLINE, pause=0.05):
+    """Poll until condition() is true and return its value."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Hung(f"still not so after {timeout:.0f} s: {what}")
+        time.sleep(pause)
+
+
+def have(tool):
+    return shutil.which(tool) is not None
