@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # debian-build.sh - this checkout's module, built for Debian's kernels.
 #
-# Sourced after common.sh, module.sh and debian-kernel.sh. The helpers in a kernel's header packages
+# Sourced after common.sh, module.sh, rootfs.sh and debian-kernel.sh. The helpers in a kernel's header packages
 # are programs of that kernel's own release: they want its libc and its compiler. So the
 # build runs in a small root of that release, in mount and process namespaces that vanish with it.
 #
@@ -24,26 +24,13 @@ build_suite() {
 }
 
 make_build_root() {
-	local kernel=$1 root=$2 suite uri keyring include old
+	local kernel=$1 root=$2 suite old packages
 	[ ! -d "$root" ] || return 0
 	suite=$(build_suite "$kernel")
-	need_root
-	need_host mmdebstrap
-	uri=$(archive_uri)
-	keyring=$(archive_keyring)
-	include=$(debian_compiler "$kernel"),make,libc6-dev,libelf1,libssl3,xz-utils,sparse
+	packages=("$(debian_compiler "$kernel")" make libc6-dev libelf1 libssl3 xz-utils sparse)
 	# From 6.12 on the headers carry the kernel's types, and kbuild insists on pahole to add the module's.
-	[ "$suite" = bookworm ] || include+=,pahole
-	step "Making a $suite root to build modules in (a minute)"
-	mkdir -p "${root%/*}"
-	rm -rf "$root.new"
-	quietly "$DM_THIN_CACHE/log/${root##*/}.log" \
-		mmdebstrap --mode=root --variant=minbase --include="$include" \
-		--aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
-		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		--dpkgopt='path-exclude=/usr/share/man/*' \
-		"$suite" "$root.new" "deb [signed-by=$keyring] $uri $suite main" ||
-		die "the $suite root for building modules could not be made"
+	[ "$suite" = bookworm ] || packages+=(pahole)
+	debian_root "$root.new" "$suite" "${packages[@]}"
 	mkdir -p "$root.new/src" "$root.new/usr/src"
 	for old in "${root%/*}/$suite"-*; do
 		[ "$old" = "$root.new" ] || rm -rf "$old"
@@ -82,13 +69,16 @@ debian_build_module() {
 	once "debian-build-$1" build_module "$1"
 }
 
+# Two checkouts must not take each other's objects for their own.
+checkout_key() { printf '%s' "$SRC" | sha256sum | cut -c1-8; }
+
 # The result is kept under the hash of what it was made of: a guest may still be
 # starting with it when the next build runs.
 build_module() {
 	local kernel=$1 dir base hash log ko
 	base=$(dirname "$(debian_headers "$kernel")")
 	debian_build_root "$kernel" >/dev/null
-	dir=$base/build
+	dir=$base/build-$(checkout_key)
 	module_sources "$dir"
 	hash=$(sources_hash "$dir" "${VM_WERROR:-}")
 	ko=$base/module/$hash/dm-thin-pool.ko
@@ -142,7 +132,7 @@ debian_sparse() {
 run_sparse() {
 	local kernel=$1 dir log
 	log=$DM_THIN_CACHE/log/sparse-$kernel.log
-	dir=$(dirname "$(debian_headers "$kernel")")/sparse
+	dir=$(dirname "$(debian_headers "$kernel")")/sparse-$(checkout_key)
 	rm -rf "$dir"
 	module_sources "$dir"
 	note "running sparse against $(debian_release "$kernel")"
