@@ -60,7 +60,7 @@
  * @space: numbers as of the end of the last change
  */
 struct thin_meta {
-	struct mutex commit_mutex;
+	struct mutex commit_mutex;	/* one commit at a time */
 	struct rw_semaphore lock;
 	struct block_device *bdev;
 	const struct thin_meta_ops *ops;
@@ -136,6 +136,9 @@ void meta_end_change(struct thin_meta *tm);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed **set);
 void meta_hand_over(struct thin_meta *tm, struct thin_freed *set);
+
+/* dm-thin-metadata-space.c */
+void meta_count_space(struct thin_meta *tm);
 
 /* dm-thin-metadata-dev.c */
 void dev_init_trees(struct thin_meta *tm);

@@ -18,10 +18,6 @@
 /* A transaction of more shadowed blocks than this asks for a commit: 16 MiB. */
 #define MAX_SHADOWS		4096
 
-/* Format 13.6 */
-#define MAX_RESERVE		4096
-#define MAX_LOW_WATER		1024
-
 struct thin_freed {
 	struct sm_freed_page *pages;
 };
@@ -109,33 +105,7 @@ static int write_superblock(struct thin_meta *tm, const struct disk_superblock *
 	return r;
 }
 
-/* ---- the lock, and the numbers that are read without it ---- */
-
-static u64 reserve(u64 nr_blocks)
-{
-	return min_t(u64, MAX_RESERVE, nr_blocks / 10);
-}
-
-static u64 low_water(u64 nr_blocks)
-{
-	return min_t(u64, MAX_LOW_WATER, nr_blocks / 4);
-}
-
-static void count_space(struct thin_meta *tm)
-{
-	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
-	u64 raw = sm_nr_free(meta), keep = reserve(meta->nr_blocks);
-	/* What the layout of the open transaction is going to take. */
-	u64 layout = tm->changed ? meta->nr_dirty + data->nr_dirty + 1 : 0;
-
-	raw -= min(raw, layout);
-	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
-	WRITE_ONCE(tm->space.meta_raw_free, raw);
-	WRITE_ONCE(tm->space.meta_free, raw > keep ? raw - keep : 0);
-	WRITE_ONCE(tm->space.data_total, data->durable_blocks);
-	WRITE_ONCE(tm->space.data_free, sm_nr_free(data));
-	WRITE_ONCE(tm->space.data_pending, data->nr_freed + data->nr_quarantined);
-}
+/* ---- the lock ---- */
 
 /**
  * meta_begin_change() - take the lock for writing
@@ -164,7 +134,7 @@ int meta_begin_change(struct thin_meta *tm)
  */
 void meta_end_change(struct thin_meta *tm)
 {
-	count_space(tm);
+	meta_count_space(tm);
 	up_write(&tm->lock);
 }
 
@@ -304,7 +274,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 	/* The lock is for lockdep's eyes: nobody else knows this pool yet. */
 	down_write(&tm->lock);
 	r = open_or_format(tm, may_format);
-	count_space(tm);
+	meta_count_space(tm);
 	up_write(&tm->lock);
 	if (r) {
 		tm->failed = true;	/* no commit on the way out */
@@ -387,7 +357,7 @@ static void settle(struct thin_meta *tm, struct thin_freed **set)
 	WRITE_ONCE(tm->changed, false);
 	WRITE_ONCE(tm->durable_seq, tm->open_seq);
 	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
-	count_space(tm);
+	meta_count_space(tm);
 }
 
 /**
@@ -529,7 +499,7 @@ int thin_meta_abort(struct thin_meta *tm)
 		WRITE_ONCE(tm->durable_seq, tm->open_seq);
 	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
 out:
-	count_space(tm);
+	meta_count_space(tm);
 	up_write(&tm->lock);
 	mutex_unlock(&tm->commit_mutex);
 	return r;
@@ -694,7 +664,7 @@ int thin_meta_set_needs_check(struct thin_meta *tm)
  */
 bool thin_meta_needs_check(struct thin_meta *tm)
 {
-	return READ_ONCE(tm->sb.header.flags) & cpu_to_le32(SUPERBLOCK_NEEDS_CHECK);
+	return le32_to_cpu(READ_ONCE(tm->sb.header.flags)) & SUPERBLOCK_NEEDS_CHECK;
 }
 
 /**
@@ -734,180 +704,4 @@ int thin_meta_set_transaction_id(struct thin_meta *tm, u64 current_id, u64 new_i
 u64 thin_meta_transaction_id(struct thin_meta *tm)
 {
 	return READ_ONCE(tm->trans_id);
-}
-
-/* ---- space ---- */
-
-/**
- * thin_meta_get_space() - sizes and free space
- * @tm: the pool
- * @space: filled in
- *
- * Takes no lock: the numbers are those of the last change's end.
- *
- * Return: 0, or -EIO after a failed abort.
- */
-int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space)
-{
-	space->meta_total = READ_ONCE(tm->space.meta_total);
-	space->meta_free = READ_ONCE(tm->space.meta_free);
-	space->meta_raw_free = READ_ONCE(tm->space.meta_raw_free);
-	space->data_total = READ_ONCE(tm->space.data_total);
-	space->data_free = READ_ONCE(tm->space.data_free);
-	space->data_pending = READ_ONCE(tm->space.data_pending);
-	return thin_meta_failed(tm) ? -EIO : 0;
-}
-
-/**
- * thin_meta_low_water_mblocks() - the metadata low water mark (behaviour 6.7)
- * @tm: the pool
- *
- * Return: mblocks, from the device's current size.
- */
-u64 thin_meta_low_water_mblocks(struct thin_meta *tm)
-{
-	return low_water(bm_device_blocks(&tm->bm));
-}
-
-/**
- * thin_meta_low_water_hit() - has free metadata fallen to the mark
- * @tm: the pool
- *
- * Compares free space without the reserve, so it tells before the pool runs
- * out whatever the device's size; tells again only after the free space has
- * been an eighth above the mark.  Takes no lock.
- *
- * Return: true once a crossing.
- */
-bool thin_meta_low_water_hit(struct thin_meta *tm)
-{
-	u64 free = READ_ONCE(tm->space.meta_free);
-	u64 mark = low_water(READ_ONCE(tm->space.meta_total));
-
-	if (free > mark + mark / 8)
-		WRITE_ONCE(tm->low_armed, 1);
-	return free <= mark && xchg(&tm->low_armed, 0);
-}
-
-/**
- * thin_meta_data_blocks() - size of the data device as the open transaction has it
- * @tm: the pool
- *
- * Return: data blocks, growth not yet committed included.
- */
-u64 thin_meta_data_blocks(struct thin_meta *tm)
-{
-	return READ_ONCE(tm->data_sm.nr_blocks);
-}
-
-/**
- * thin_meta_device_mblocks() - usable size of the metadata device now
- * @tm: the pool
- *
- * Return: mblocks, capped at what the format can use.
- */
-u64 thin_meta_device_mblocks(struct thin_meta *tm)
-{
-	return bm_device_blocks(&tm->bm);
-}
-
-static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
-{
-	int r = meta_begin_change(tm);
-
-	if (r)
-		return r;
-	if (nr != sm->nr_blocks)
-		r = sm_resize(sm, nr);
-	if (r != -EINVAL && nr != sm->durable_blocks)
-		WRITE_ONCE(tm->changed, true);
-	meta_end_change(tm);
-	return r;
-}
-
-/**
- * thin_meta_resize_data() - count more data blocks (format 12)
- * @tm: the pool
- * @nr_blocks: data blocks; the new ones are handed out after the next commit
- *
- * Return: 0, -EINVAL when fewer than now or too many, -EPERM, -EIO, otherwise
- * an error after which thin_meta_abort() must follow.
- */
-int thin_meta_resize_data(struct thin_meta *tm, u64 nr_blocks)
-{
-	return resize(tm, &tm->data_sm, nr_blocks);
-}
-
-/**
- * thin_meta_resize_metadata() - count more metadata blocks (format 12)
- * @tm: the pool
- * @nr_mblocks: blocks of the metadata device to use, at most its size
- *
- * Return: as thin_meta_resize_data().
- */
-int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks)
-{
-	if (nr_mblocks > bm_device_blocks(&tm->bm))
-		return -EINVAL;
-	return resize(tm, &tm->meta_sm, nr_mblocks);
-}
-
-/**
- * thin_meta_alloc_data() - reserve a run of free data blocks
- * @tm: the pool
- * @want: blocks wished for, at least 1
- * @begin: set to the first block
- * @len: set to the number reserved, 1 to @want
- *
- * In memory only: each block is to be mapped by thin_dev_insert() or given
- * back by thin_meta_unreserve_data().
- *
- * Return: 0; -ENOSPC when no data block is free to take, perhaps before the
- * next commit only (see &thin_meta_space.data_pending); -EPERM, -EIO, -ENOMEM or
- * the errno of a read.
- */
-int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
-{
-	int r = meta_begin_change(tm);
-
-	if (r)
-		return r;
-	r = sm_reserve(&tm->data_sm, want, begin, len);
-	meta_end_change(tm);
-	return r;
-}
-
-/**
- * thin_meta_unreserve_data() - give reserved data blocks back
- * @tm: the pool
- * @begin: first block
- * @len: number of blocks
- *
- * No I/O to them is under way any more.  Works in every state.
- */
-void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len)
-{
-	down_write(&tm->lock);
-	sm_unreserve(&tm->data_sm, begin, len);
-	meta_end_change(tm);
-}
-
-/**
- * thin_meta_data_count() - references to a data block
- * @tm: the pool
- * @block: which
- * @count: set
- *
- * Return: 0, -EILSEQ past the end, -EIO, -ENOMEM or the errno of a read.
- */
-int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count)
-{
-	int r = -EIO;
-
-	/* For writing: the count may have to be loaded into the map. */
-	down_write(&tm->lock);
-	if (!tm->failed)
-		r = sm_count(&tm->data_sm, block, count);
-	up_write(&tm->lock);
-	return r;
 }

@@ -68,8 +68,8 @@ struct thin_meta_ops {
 
 /* ---- the pool ---- */
 
-struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_size, bool may_format,
-				 const struct thin_meta_ops *ops, void *context);
+struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_size,
+				 bool may_format, const struct thin_meta_ops *ops, void *context);
 int thin_meta_close(struct thin_meta *tm);
 
 int thin_meta_commit(struct thin_meta *tm);

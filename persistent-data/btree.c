@@ -302,7 +302,7 @@ void bt_prefetch(struct bt_info *info, u64 root, u64 key)
 		if (descend(info, root, key, true, level, &leaf))
 			return;
 		is_leaf = bt_is_leaf(leaf.node);
-		child = is_leaf ? 0 : bt_child(leaf.node, max((s32)leaf.index, 0));
+		child = is_leaf ? 0 : bt_child(leaf.node, max_t(s32, leaf.index, 0));
 		tm_put(&leaf.read);
 		if (is_leaf)
 			return;

@@ -8,6 +8,7 @@
 #ifndef PD_DISK_FORMAT_H
 #define PD_DISK_FORMAT_H
 
+#include <linux/bits.h>
 #include <linux/build_bug.h>
 #include <linux/stddef.h>
 #include <linux/types.h>
@@ -98,7 +99,7 @@ static_assert(SM_MAX_META_BLOCKS == 4161600);
 #define SUPERBLOCK_LOCATION	0
 #define SUPERBLOCK_MAGIC	27022010
 #define SUPERBLOCK_VERSION	2
-#define SUPERBLOCK_NEEDS_CHECK	(1U << 0)
+#define SUPERBLOCK_NEEDS_CHECK	BIT(0)
 #define SM_ROOT_FIELD_SIZE	128
 
 struct disk_superblock {
