@@ -386,6 +386,8 @@ int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed *
 	}
 
 	memset(&tm->new_sb, 0, sizeof(tm->new_sb));
+	/* Until this one is packed no superblock on disk can be taken for it. */
+	memset(&tm->new_sb, 0, sizeof(tm->new_sb));
 	freed = kzalloc(sizeof(*freed), GFP_NOIO);
 	if (flush)
 		ops->data_flush_begin(tm->context);

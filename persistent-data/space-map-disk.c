@@ -202,8 +202,9 @@ static int apply_overflow(struct pd_sm *sm)
 			if (r == -ENODATA)	/* rose above 2 and fell in one transaction */
 				r = 0;
 		}
-		if (r)
+		if (r < 0)
 			break;
+		r = 0;
 	}
 	xa_destroy(&sm->overflow);
 	return r;
@@ -244,7 +245,7 @@ static int layout_data(struct pd_sm *sm)
 			return r;
 		fill_entry(region, &entry);
 		r = bt_insert(&info, &sm->bitmap_root, region->index, &entry, NULL);
-		if (r)
+		if (r < 0)
 			return r;
 	}
 	return 0;
