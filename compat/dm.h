@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What differs between kernel releases in the device-mapper's interface, and
+ * what its core exports without declaring it in a public header.
+ */
+#ifndef COMPAT_DM_H
+#define COMPAT_DM_H
+
+#include <linux/blkdev.h>
+#include <linux/device-mapper.h>
+#include <linux/version.h>
+
+/* Exported by dm-mod; the declaration is in a header that is not installed. */
+void dm_internal_suspend_noflush(struct mapped_device *md);
+void dm_internal_resume(struct mapped_device *md);
+
+/* The core's word to a status method: answer without committing. */
+#ifndef DM_STATUS_NOFLUSH_FLAG
+#define DM_STATUS_NOFLUSH_FLAG	(1 << 0)
+#endif
+
+/* blk_mode_t came with 6.5; before it the same bits were an fmode_t. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+typedef fmode_t blk_mode_t;
+#define BLK_OPEN_READ	FMODE_READ
+#define BLK_OPEN_WRITE	FMODE_WRITE
+#endif
+
+/* Inline encryption passes through both targets where the stock ones let it. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define COMPAT_TARGET_PASSES_CRYPTO	0
+#else
+#define COMPAT_TARGET_PASSES_CRYPTO	DM_TARGET_PASSES_CRYPTO
+#endif
+
+/* The most that one discard of a thin may cover, in sectors. */
+static inline unsigned int compat_thin_max_discard(sector_t block_sectors)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	return (16ULL << 30) >> SECTOR_SHIFT;
+#else
+	return block_sectors * 1024;
+#endif
+}
+
+/* The driver's discard limit; the one shown to users is derived from it since 6.8. */
+static inline void compat_set_max_discard(struct queue_limits *limits, unsigned int sectors)
+{
+	limits->max_hw_discard_sectors = sectors;
+	limits->max_discard_sectors = sectors;
+}
+
+/* Ask the core to split discards on multiples of the largest discard. */
+static inline void compat_split_discards(struct dm_target *ti)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+	ti->max_discard_granularity = true;
+#endif
+}
+
+#endif

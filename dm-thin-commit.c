@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Commits: on demand of flushes, of size, and once a second.
+ *
+ * A flush of a thin promises that what was written before it is durable
+ * together with its mapping.  When the thin has nothing uncommitted the flush
+ * goes to the data device by itself (dm-thin-map.c).  Otherwise it waits here,
+ * with all others, for one commit: the bios are taken before the commit begins,
+ * so its flush of the data device is younger than each of them; if the commit
+ * turns out to be another's, a flush of the data device is sent here.
+ *
+ * Commits are serial, under state_lock, and so is everything that follows from
+ * their result.
+ */
+#include "dm-thin.h"
+
+#include <linux/sched/mm.h>
+
+/* ---- the data device's part of a commit ---- */
+
+static void flush_ended(struct bio *bio)
+{
+	complete(&((struct pool *)bio->bi_private)->flush_done);
+}
+
+static void data_flush_begin(void *context)
+{
+	struct pool *pool = context;
+	struct bio *bio = &pool->flush_bio;
+
+	thin_reclaim_freeze(pool);
+	WRITE_ONCE(pool->data_flushes, pool->data_flushes + 1);
+	reinit_completion(&pool->flush_done);
+	bio_init(bio, pool->data_bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC);
+	bio->bi_private = pool;
+	bio->bi_end_io = flush_ended;
+	submit_bio(bio);
+}
+
+static int data_flush_wait(void *context)
+{
+	struct pool *pool = context;
+	int r;
+
+	wait_for_completion_io(&pool->flush_done);
+	r = blk_status_to_errno(pool->flush_bio.bi_status);
+	bio_uninit(&pool->flush_bio);
+	if (r)
+		DMERR_LIMIT("%s: flush of the data device before a commit failed: error = %d",
+			    dm_device_name(pool->md), r);
+	return r;
+}
+
+static void freed(void *context, struct thin_freed *set)
+{
+	thin_reclaim_freed(context, set);
+}
+
+const struct thin_meta_ops pool_meta_ops = {
+	.data_flush_begin = data_flush_begin,
+	.data_flush_wait = data_flush_wait,
+	.freed = freed,
+};
+
+/* ---- committing ---- */
+
+/**
+ * pool_commit_locked - make the open transaction durable
+ * @pool: pool; state_lock held
+ *
+ * Follows up on the result: modes change with the space found, and a failure
+ * is a failed metadata operation (behaviour 6.3, 6.4).
+ *
+ * Return: 0, -EPERM in a mode without commits, or the error of the commit,
+ * after which the transaction is rolled back.
+ */
+int pool_commit_locked(struct pool *pool)
+{
+	int r;
+
+	lockdep_assert_held(&pool->state_lock);
+	if (pool->mode >= PM_OUT_OF_METADATA_SPACE)
+		return -EPERM;
+
+	r = thin_meta_commit(pool->tm);
+	if (r)
+		pool_metadata_failed_locked(pool, "commit", r);
+	else
+		pool_check_space_locked(pool);
+	return r;
+}
+
+/**
+ * pool_commit - pool_commit_locked() for those who do not hold the lock
+ * @pool: pool
+ *
+ * Return: as pool_commit_locked().
+ */
+int pool_commit(struct pool *pool)
+{
+	int r;
+
+	mutex_lock(&pool->state_lock);
+	r = pool_commit_locked(pool);
+	mutex_unlock(&pool->state_lock);
+	return r;
+}
+
+/**
+ * thin_is_durable - has a volume nothing uncommitted?
+ * @vol: volume
+ *
+ * Any context.  What changed it before a bio that has ended is seen.
+ */
+bool thin_is_durable(struct thin_vol *vol)
+{
+	return thin_dev_changed_seq(vol->td) <= thin_meta_durable_seq(vol->pool->tm);
+}
+
+/**
+ * pool_commit_request - commit soon
+ * @pool: pool
+ *
+ * Any context.
+ */
+void pool_commit_request(struct pool *pool)
+{
+	queue_work(pool->commit_wq, &pool->commit_work);
+}
+
+/**
+ * pool_commit_bio - end a bio when a commit has made its volume durable
+ * @pool: pool
+ * @bio: a flush, or a write that has ended well and must be durable
+ *
+ * Any context.
+ */
+void pool_commit_bio(struct pool *pool, struct bio *bio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&pool->lock, flags);
+	bio_list_add(&pool->commit_bios, bio);
+	spin_unlock_irqrestore(&pool->lock, flags);
+	pool_commit_request(pool);
+}
+
+/**
+ * pool_after_change - the open transaction has grown
+ * @pool: pool
+ *
+ * Asks for a commit when it is large or metadata runs short, and raises the
+ * metadata low-water event.  May sleep.
+ */
+void pool_after_change(struct pool *pool)
+{
+	struct thin_meta_space space;
+
+	if (pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE)
+		return;
+	if (thin_meta_low_water_hit(pool->tm)) {
+		mutex_lock(&pool->state_lock);
+		pool_event(pool);
+		DMWARN("%s: reached low water mark for metadata device: sending event.",
+		       dm_device_name(pool->md));
+		mutex_unlock(&pool->state_lock);
+	}
+	if (thin_meta_wants_commit(pool->tm) ||
+	    (!thin_meta_get_space(pool->tm, &space) && !space.meta_free))
+		pool_commit_request(pool);
+}
+
+static blk_status_t durable_status(struct bio *bio, int commit_error, int flush_error)
+{
+	struct thin_vol *vol = thin_bio(bio)->tt->vol;
+
+	if (thin_dev_rolled_back(vol->td) || flush_error)
+		return BLK_STS_IOERR;
+	/* A mode without commits is no harm when another commit came first. */
+	return commit_error && !thin_is_durable(vol) ? BLK_STS_IOERR : BLK_STS_OK;
+}
+
+static void commit(struct work_struct *ws)
+{
+	struct pool *pool = container_of(ws, struct pool, commit_work);
+	unsigned int noio = memalloc_noio_save();
+	int commit_error, flush_error = 0;
+	struct bio_list bios;
+	struct bio *bio;
+	u64 flushes;
+
+	spin_lock_irq(&pool->lock);
+	bios = pool->commit_bios;
+	bio_list_init(&pool->commit_bios);
+	spin_unlock_irq(&pool->lock);
+
+	flushes = READ_ONCE(pool->data_flushes);
+	commit_error = pool_commit(pool);
+	if (!bio_list_empty(&bios) && READ_ONCE(pool->data_flushes) == flushes)
+		flush_error = blkdev_issue_flush(pool->data_bdev);
+
+	while ((bio = bio_list_pop(&bios)))
+		thin_end_bio(bio, durable_status(bio, commit_error, flush_error));
+	memalloc_noio_restore(noio);
+}
+
+static void wake(struct work_struct *ws)
+{
+	struct pool *pool = container_of(to_delayed_work(ws), struct pool, waker);
+	unsigned int noio = memalloc_noio_save();
+
+	if (thin_meta_changed(pool->tm))
+		pool_commit(pool);
+	pool_recheck_held(pool);
+	memalloc_noio_restore(noio);
+	queue_delayed_work(pool->commit_wq, &pool->waker, HZ);
+}
+
+/**
+ * pool_waker_start - begin committing once a second
+ * @pool: pool being resumed
+ */
+void pool_waker_start(struct pool *pool)
+{
+	queue_delayed_work(pool->commit_wq, &pool->waker, HZ);
+}
+
+/**
+ * pool_waker_stop - stop, and wait for commits that were asked for
+ * @pool: pool whose thins are suspended
+ */
+void pool_waker_stop(struct pool *pool)
+{
+	cancel_delayed_work_sync(&pool->waker);
+	flush_work(&pool->commit_work);
+}
+
+/**
+ * pool_commit_init - what committing needs in a pool
+ * @pool: pool being made
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int pool_commit_init(struct pool *pool)
+{
+	INIT_WORK(&pool->commit_work, commit);
+	INIT_DELAYED_WORK(&pool->waker, wake);
+	bio_list_init(&pool->commit_bios);
+	init_completion(&pool->flush_done);
+	pool->commit_wq = alloc_workqueue("dm-thin-commit", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return pool->commit_wq ? 0 : -ENOMEM;
+}
+
+/**
+ * pool_commit_exit - undo pool_commit_init()
+ * @pool: pool, its waker stopped
+ */
+void pool_commit_exit(struct pool *pool)
+{
+	if (pool->commit_wq)
+		destroy_workqueue(pool->commit_wq);
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Road 3: unmapping.
+ *
+ * A discard claims its whole blocks, so that no block of the range is in road
+ * 2 meanwhile, and unmaps them in bounded steps between which the worker does
+ * other things.  Its bio completes when the last mapping has gone; passing the
+ * blocks down to the data device follows behind, after the commit that made
+ * the loss durable (dm-thin-reclaim.c).
+ *
+ * In the modes that cannot change metadata a discard succeeds without effect
+ * (behaviour 6.1).
+ */
+#include "dm-thin.h"
+
+#define MIN_DISCARDS	16
+
+static bool can_unmap(struct pool *pool)
+{
+	return pool_mode(pool) <= PM_OUT_OF_DATA_SPACE;
+}
+
+/* The whole blocks inside a bio; false when there are none. */
+static bool whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *end)
+{
+	*begin = pool_block(pool, bio->bi_iter.bi_sector + pool->block_sectors - 1);
+	*end = pool_block(pool, bio_end_sector(bio));
+	return *begin < *end;
+}
+
+/**
+ * thin_discard_map - a discard arrives
+ * @tt: the table
+ * @bio: the discard, of any length
+ *
+ * Submit context.  Return: a DM_MAPIO_* value.
+ */
+int thin_discard_map(struct thin_target *tt, struct bio *bio)
+{
+	u64 begin, end;
+
+	if (!whole_blocks(tt->pool, bio, &begin, &end) || !can_unmap(tt->pool))
+		bio_endio(bio);
+	else
+		thin_vol_defer(tt->vol, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/**
+ * thin_discard_begin - claim the range of a discard
+ * @vol: volume; called by its worker
+ * @bio: the discard
+ *
+ * Return: false when there is no memory; @bio has to come again.
+ */
+bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
+{
+	struct pool *pool = vol->pool;
+	struct thin_discard *d;
+	struct thin_busy *busy;
+	u64 begin, end;
+
+	if (!whole_blocks(pool, bio, &begin, &end) || !can_unmap(pool)) {
+		bio_endio(bio);
+		return true;
+	}
+	busy = thin_busy_find(vol, begin, end);
+	if (busy) {
+		bio_list_add(&busy->waiters, bio);
+		return true;
+	}
+	d = mempool_alloc(&pool->discard_mempool, GFP_NOWAIT);
+	if (!d)
+		return false;
+	d->bio = bio;
+	d->next = begin;
+	thin_busy_add(vol, &d->busy, begin, end);
+	list_add_tail(&d->list, &vol->discards);
+	thin_vol_kick(vol);
+	return true;
+}
+
+static void finish(struct thin_vol *vol, struct thin_discard *d, blk_status_t status)
+{
+	struct bio *bio = d->bio;
+	struct bio_list waiters;
+
+	bio_list_init(&waiters);
+	list_del(&d->list);
+	thin_busy_release(vol, &d->busy, &waiters);
+	mempool_free(d, &vol->pool->discard_mempool);
+	thin_vol_defer_list(vol, &waiters);
+	thin_end_bio(bio, status);
+}
+
+/**
+ * thin_discard_step - unmap a little
+ * @vol: volume; called by its worker
+ *
+ * Return: true when there is more to do.
+ */
+bool thin_discard_step(struct thin_vol *vol)
+{
+	struct pool *pool = vol->pool;
+	struct thin_discard *d;
+	bool passdown;
+	u64 next;
+	int r;
+
+	d = list_first_entry_or_null(&vol->discards, struct thin_discard, list);
+	if (!d)
+		return false;
+
+	if (!can_unmap(pool)) {
+		finish(vol, d, pool_mode(pool) == PM_FAIL ? BLK_STS_IOERR : BLK_STS_OK);
+		return !list_empty(&vol->discards);
+	}
+
+	passdown = pool->features.discard_passdown;
+	if (passdown)
+		thin_reclaim_prepare_drops(pool);
+	next = d->next;
+	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next,
+				  passdown ? thin_reclaim_drop : NULL, pool);
+	if (r) {
+		pool_metadata_failed(pool, "removal of mappings", r);
+		finish(vol, d, BLK_STS_IOERR);
+	} else if (next >= d->busy.end) {
+		finish(vol, d, BLK_STS_OK);
+	} else {
+		/* Discards of one volume take turns. */
+		d->next = next;
+		list_move_tail(&d->list, &vol->discards);
+	}
+	pool_after_change(pool);
+	return !list_empty(&vol->discards);
+}
+
+/**
+ * thin_discard_init - what road 3 needs in a pool
+ * @pool: pool being made
+ *
+ * Return: 0 or a negative errno.
+ */
+int thin_discard_init(struct pool *pool)
+{
+	return mempool_init_kmalloc_pool(&pool->discard_mempool, MIN_DISCARDS,
+					 sizeof(struct thin_discard));
+}
+
+/**
+ * thin_discard_exit - undo thin_discard_init()
+ * @pool: pool without discards
+ */
+void thin_discard_exit(struct pool *pool)
+{
+	mempool_exit(&pool->discard_mempool);
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Road 1: bios whose block is mapped, and the fork to the other roads.
+ *
+ * map() tries without blocking; what it cannot answer goes to the volume's
+ * worker, which looks again with all the time it needs.  The mapping cache
+ * will take the place of thin_dev_find() in try_map().
+ *
+ * The epoch is entered before the lookup and left when the bio's I/O has
+ * ended (thin_end_io()), so that the block found stays what it is.
+ */
+#include "dm-thin.h"
+
+/* A data block number from the disk is used only if the device has it. */
+static bool block_exists(struct pool *pool, u64 block)
+{
+	if (likely(block < READ_ONCE(pool->data_limit)))
+		return true;
+	DMERR_LIMIT("%s: mapping beyond the data device", dm_device_name(pool->md));
+	return false;
+}
+
+static void set_target(struct pool *pool, struct bio *bio, u64 block)
+{
+	sector_t sector = bio->bi_iter.bi_sector;
+	sector_t offset = pool->block_shift >= 0 ?
+			  sector & (pool->block_sectors - 1) :
+			  sector - pool_block_sector(pool, pool_block(pool, sector));
+
+	bio_set_dev(bio, pool->data_bdev);
+	bio->bi_iter.bi_sector = pool_block_sector(pool, block) + offset;
+}
+
+/*
+ * Point a bio at its data block.  A FUA write promises that its mapping is
+ * durable too: with uncommitted changes it becomes a plain write that waits
+ * for a commit, whose flush of the data device comes later than the write.
+ */
+static bool remap(struct thin_target *tt, struct bio *bio, u64 block)
+{
+	struct thin_vol *vol = tt->vol;
+
+	if (unlikely(bio->bi_opf & REQ_FUA) && op_is_write(bio_op(bio))) {
+		if (thin_dev_rolled_back(vol->td))
+			return false;
+		if (!thin_is_durable(vol)) {
+			thin_bio(bio)->durable = true;
+			bio->bi_opf &= ~REQ_FUA;
+		}
+	}
+	set_target(vol->pool, bio, block);
+	return true;
+}
+
+/* A read of a hole; @bio does not straddle the end of the origin (see thin_map_bio()). */
+static bool remap_hole(struct thin_target *tt, struct bio *bio)
+{
+	if (tt->origin_dev && bio->bi_iter.bi_sector < tt->origin_len) {
+		bio_set_dev(bio, tt->origin_dev->bdev);
+		return true;
+	}
+	zero_fill_bio(bio);
+	return false;
+}
+
+static int map_flush(struct thin_target *tt, struct bio *bio)
+{
+	struct thin_vol *vol = tt->vol;
+
+	if (thin_dev_rolled_back(vol->td))
+		return DM_MAPIO_KILL;
+	if (thin_is_durable(vol)) {
+		bio_set_dev(bio, vol->pool->data_bdev);
+		bio->bi_iter.bi_sector = 0;
+		return DM_MAPIO_REMAPPED;
+	}
+	pool_commit_bio(vol->pool, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static int try_map(struct thin_target *tt, struct bio *bio)
+{
+	struct thin_vol *vol = tt->vol;
+	struct pool *pool = vol->pool;
+	struct thin_bio *tb = thin_bio(bio);
+	bool write = op_is_write(bio_op(bio));
+	struct thin_map map;
+	int r;
+
+	thin_epoch_enter(vol, tb);
+	r = thin_dev_find(vol->td, pool_block(pool, bio->bi_iter.bi_sector), false, &map);
+	switch (r) {
+	case 0:
+		if (write && map.shared)
+			break;
+		if (block_exists(pool, map.block) && remap(tt, bio, map.block))
+			return DM_MAPIO_REMAPPED;
+		thin_epoch_leave(vol, tb);
+		return DM_MAPIO_KILL;
+	case -ENODATA:
+		if (write)
+			break;
+		thin_epoch_leave(vol, tb);
+		if (remap_hole(tt, bio))
+			return DM_MAPIO_REMAPPED;
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	default:
+		break;
+	}
+	thin_epoch_leave(vol, tb);
+	thin_vol_defer(vol, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/**
+ * thin_map_bio - a bio arrives at a thin
+ * @tt: the table
+ * @bio: the core's clone; lies in one block unless it is a discard
+ *
+ * Submit context: does not block.  Return: a DM_MAPIO_* value (behaviour 8).
+ */
+int thin_map_bio(struct thin_target *tt, struct bio *bio)
+{
+	struct thin_bio *tb = thin_bio(bio);
+	struct pool *pool = tt->pool;
+	sector_t sector;
+
+	tb->tt = tt;
+	tb->work = NULL;
+	tb->epoch = -1;
+	tb->durable = false;
+	bio->bi_iter.bi_sector = dm_target_offset(tt->ti, bio->bi_iter.bi_sector);
+
+	if (unlikely(READ_ONCE(tt->requeue)))
+		return DM_MAPIO_REQUEUE;
+	if (unlikely(READ_ONCE(pool->gone) || pool_mode(pool) == PM_FAIL))
+		return DM_MAPIO_KILL;
+	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
+		return map_flush(tt, bio);
+
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		/* Only map may shorten a bio; a hole is read from one place only. */
+		sector = bio->bi_iter.bi_sector;
+		if (unlikely(tt->origin_dev) && sector < tt->origin_len &&
+		    bio_end_sector(bio) > tt->origin_len)
+			dm_accept_partial_bio(bio, tt->origin_len - sector);
+		return try_map(tt, bio);
+	case REQ_OP_WRITE:
+		return try_map(tt, bio);
+	case REQ_OP_DISCARD:
+		return thin_discard_map(tt, bio);
+	default:
+		return DM_MAPIO_KILL;
+	}
+}
+
+/**
+ * thin_map_issue - send a bio to its data block, outside map
+ * @tt: its table
+ * @bio: a read or write; enters the epoch if it is not inside
+ * @block: data block, which the caller keeps from changing until this returns
+ */
+void thin_map_issue(struct thin_target *tt, struct bio *bio, u64 block)
+{
+	struct thin_vol *vol = tt->vol;
+
+	if (thin_bio(bio)->epoch < 0)
+		thin_epoch_enter(vol, thin_bio(bio));
+	if (block_exists(vol->pool, block) && remap(tt, bio, block))
+		dm_submit_bio_remap(bio, NULL);
+	else
+		thin_end_bio(bio, BLK_STS_IOERR);
+}
+
+/* A write that needs a new block, in a mode that gives none (behaviour 6.1). */
+static bool refuse_write(struct thin_vol *vol, struct bio *bio)
+{
+	struct pool *pool = vol->pool;
+
+	switch (pool_mode(pool)) {
+	case PM_WRITE:
+		return false;
+	case PM_OUT_OF_DATA_SPACE:
+		if (READ_ONCE(pool->features.error_if_no_space))
+			thin_end_bio(bio, BLK_STS_NOSPC);
+		else
+			thin_vol_hold(vol, bio);
+		return true;
+	default:
+		thin_end_bio(bio, BLK_STS_IOERR);
+		return true;
+	}
+}
+
+/**
+ * thin_map_deferred - send a bio down its road, in the worker
+ * @vol: volume
+ * @bio: as deferred
+ * @works: gets blocks that have to be provisioned
+ *
+ * Return: false when there is no room for another work; the bio then has to
+ * come again.
+ */
+bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works)
+{
+	struct pool *pool = vol->pool;
+	struct thin_bio *tb = thin_bio(bio);
+	u64 vblock = pool_block(pool, bio->bi_iter.bi_sector);
+	bool write = op_is_write(bio_op(bio));
+	struct thin_busy *busy;
+	struct thin_map map;
+	int r;
+
+	if (pool_mode(pool) == PM_FAIL) {
+		thin_end_bio(bio, pool_error_status(pool));
+		return true;
+	}
+	if (bio_op(bio) == REQ_OP_DISCARD)
+		return thin_discard_begin(vol, bio);
+
+	if (write) {
+		busy = thin_busy_find(vol, vblock, vblock + 1);
+		if (busy) {
+			bio_list_add(&busy->waiters, bio);
+			return true;
+		}
+	}
+
+	thin_epoch_enter(vol, tb);
+	r = thin_dev_find(vol->td, vblock, true, &map);
+	if (!r && !(write && map.shared)) {
+		thin_map_issue(tb->tt, bio, map.block);
+		return true;
+	}
+	if (r == -ENODATA && !write) {
+		thin_epoch_leave(vol, tb);
+		if (remap_hole(tb->tt, bio))
+			dm_submit_bio_remap(bio, NULL);
+		else
+			bio_endio(bio);
+		return true;
+	}
+	if (r && r != -ENODATA) {
+		thin_epoch_leave(vol, tb);
+		DMERR_LIMIT("%s: lookup of block %llu of device %u failed: error = %d",
+			    dm_device_name(pool->md), vblock, vol->id, r);
+		thin_end_bio(bio, BLK_STS_IOERR);
+		return true;
+	}
+	if (!r && !block_exists(pool, map.block)) {
+		thin_epoch_leave(vol, tb);
+		thin_end_bio(bio, BLK_STS_IOERR);
+		return true;
+	}
+	if (pool_mode(pool) != PM_WRITE) {
+		thin_epoch_leave(vol, tb);
+		if (!refuse_write(vol, bio))
+			thin_vol_defer(vol, bio);
+		return true;
+	}
+	return thin_provision_add(vol, bio, vblock, r ? THIN_EXPECT_HOLE : map.block, works);
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Modes of a pool, the events that tell of them, and running out of space.
+ *
+ * The mode is changed under state_lock only and read anywhere: who acts on a
+ * mode that has just changed fails in the metadata layer, which refuses
+ * changes by itself, or is found by the waker a second later.
+ */
+#include "dm-thin.h"
+
+#include <linux/module.h>
+
+static unsigned int no_space_timeout = 60;
+module_param(no_space_timeout, uint, 0644);
+MODULE_PARM_DESC(no_space_timeout,
+		 "Seconds that writes wait in a pool without data space before they fail, 0 for ever");
+
+/**
+ * pool_event - tell userspace that the status is worth a look
+ * @pool: pool; state_lock held
+ */
+void pool_event(struct pool *pool)
+{
+	lockdep_assert_held(&pool->state_lock);
+	if (pool->bound)
+		dm_table_event(pool->bound->ti->table);
+}
+
+/**
+ * pool_error_status - what bios get that waited when the pool got worse
+ * @pool: pool
+ *
+ * Return: a status (behaviour 6.2).
+ */
+blk_status_t pool_error_status(struct pool *pool)
+{
+	return READ_ONCE(pool->was_out_of_data) ? BLK_STS_NOSPC : BLK_STS_IOERR;
+}
+
+/**
+ * pool_recheck_held - do with bios that wait for space what the mode says
+ * @pool: pool
+ *
+ * Also lets volumes try again that had no memory for a work.  Process context.
+ */
+void pool_recheck_held(struct pool *pool)
+{
+	enum pool_mode mode = pool_mode(pool);
+	bool error = mode > PM_OUT_OF_DATA_SPACE ||
+		     (mode == PM_OUT_OF_DATA_SPACE && READ_ONCE(pool->features.error_if_no_space));
+	struct bio_list failed;
+	struct thin_vol *vol;
+
+	bio_list_init(&failed);
+	spin_lock_irq(&pool->lock);
+	list_for_each_entry(vol, &pool->vols, list) {
+		spin_lock(&vol->lock);
+		if (error)
+			bio_list_merge(&failed, &vol->held);
+		else if (mode == PM_WRITE)
+			bio_list_merge(&vol->deferred, &vol->held);
+		if (error || mode == PM_WRITE)
+			bio_list_init(&vol->held);
+		if (!bio_list_empty(&vol->deferred))
+			thin_vol_kick(vol);
+		spin_unlock(&vol->lock);
+	}
+	spin_unlock_irq(&pool->lock);
+	thin_vol_end_list(&failed, pool_error_status(pool));
+}
+
+/* ---- modes ---- */
+
+static const char *mode_words(struct pool *pool)
+{
+	switch (pool->mode) {
+	case PM_WRITE:
+		return "write";
+	case PM_OUT_OF_DATA_SPACE:
+		return pool->features.error_if_no_space ? "out-of-data-space (error IO)" :
+							  "out-of-data-space (queue IO)";
+	case PM_OUT_OF_METADATA_SPACE:
+	case PM_READ_ONLY:
+		return "read-only";
+	default:
+		return "fail";
+	}
+}
+
+static void tell_mode(struct pool *pool)
+{
+	pool_event(pool);
+	DMINFO("%s: switching pool to %s mode", dm_device_name(pool->md), mode_words(pool));
+}
+
+/**
+ * pool_set_mode - enter a mode, as far as allowed
+ * @pool: pool; state_lock held
+ * @mode: wanted mode; a failed pool stays failed, and one that needs a check
+ *	does not become writable (behaviour 6.3)
+ *
+ * Entering the mode the pool is in repeats its effects without an event.
+ */
+void pool_set_mode(struct pool *pool, enum pool_mode mode)
+{
+	enum pool_mode old = pool->mode;
+	unsigned int timeout = READ_ONCE(no_space_timeout);
+
+	lockdep_assert_held(&pool->state_lock);
+	if (old == PM_FAIL) {
+		mode = PM_FAIL;
+	} else if (mode <= PM_OUT_OF_DATA_SPACE && thin_meta_needs_check(pool->tm)) {
+		DMERR("%s: unable to switch pool to write mode until repaired.",
+		      dm_device_name(pool->md));
+		mode = old <= PM_OUT_OF_DATA_SPACE ? PM_READ_ONLY : old;
+	}
+
+	/* From here on nobody begins what the mode does not allow. */
+	WRITE_ONCE(pool->mode, mode);
+	switch (mode) {
+	case PM_WRITE:
+		thin_meta_set_read_write(pool->tm);
+		WRITE_ONCE(pool->was_out_of_data, false);
+		if (pool->bound)
+			WRITE_ONCE(pool->features.error_if_no_space,
+				   pool->bound->requested.error_if_no_space);
+		break;
+	case PM_OUT_OF_DATA_SPACE:
+		thin_meta_set_read_write(pool->tm);
+		WRITE_ONCE(pool->was_out_of_data, true);
+		break;
+	case PM_OUT_OF_METADATA_SPACE:
+		/* What was changed before the mode was seen still becomes durable. */
+		if (old < PM_OUT_OF_METADATA_SPACE && thin_meta_changed(pool->tm) &&
+		    thin_meta_commit(pool->tm))
+			DMERR("%s: last commit before running out of metadata space failed",
+			      dm_device_name(pool->md));
+		thin_meta_set_read_only(pool->tm);
+		break;
+	default:
+		thin_meta_set_read_only(pool->tm);
+		break;
+	}
+
+	if (mode == PM_OUT_OF_DATA_SPACE && !pool->features.error_if_no_space && timeout)
+		mod_delayed_work(pool->commit_wq, &pool->no_space_timer,
+				 min_t(unsigned long, timeout, MAX_JIFFY_OFFSET / HZ) * HZ);
+	else
+		cancel_delayed_work(&pool->no_space_timer);
+
+	spin_lock_irq(&pool->lock);
+	pool->space_deadline = 0;
+	spin_unlock_irq(&pool->lock);
+	if (pool->bound)
+		pool->bound->wanted = mode;
+	if (mode != old)
+		tell_mode(pool);
+	pool_recheck_held(pool);
+}
+
+static void no_space_timed_out(struct work_struct *ws)
+{
+	struct pool *pool = container_of(to_delayed_work(ws), struct pool, no_space_timer);
+
+	mutex_lock(&pool->state_lock);
+	if (pool->mode == PM_OUT_OF_DATA_SPACE && !pool->features.error_if_no_space) {
+		WRITE_ONCE(pool->features.error_if_no_space, true);
+		tell_mode(pool);
+		pool_recheck_held(pool);
+	}
+	mutex_unlock(&pool->state_lock);
+}
+
+/**
+ * pool_metadata_failed_locked - a metadata operation failed: roll back
+ * @pool: pool; state_lock held
+ * @op: what failed
+ * @error: negative errno
+ *
+ * Goes back to the last commit and to read-only mode with needs_check set, or
+ * to fail mode (behaviour 6.4).  In a mode that does not change metadata
+ * nothing happens: what fails there was late, or mere cleaning up.
+ */
+void pool_metadata_failed_locked(struct pool *pool, const char *op, int error)
+{
+	const char *name = dm_device_name(pool->md);
+
+	lockdep_assert_held(&pool->state_lock);
+	if (pool->mode >= PM_OUT_OF_METADATA_SPACE)
+		return;
+	DMERR_LIMIT("%s: metadata operation '%s' failed: error = %d", name, op, error);
+	DMERR_LIMIT("%s: aborting current metadata transaction", name);
+	thin_reclaim_abort(pool);
+	if (thin_meta_abort(pool->tm)) {
+		DMERR("%s: failed to abort metadata transaction", name);
+		pool_set_mode(pool, PM_FAIL);
+	} else if (thin_meta_set_needs_check(pool->tm)) {
+		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
+		pool_set_mode(pool, PM_FAIL);
+	} else {
+		pool_set_mode(pool, PM_READ_ONLY);
+	}
+}
+
+/**
+ * pool_metadata_failed - pool_metadata_failed_locked() without the lock held
+ * @pool: pool
+ * @op: what failed
+ * @error: negative errno
+ */
+void pool_metadata_failed(struct pool *pool, const char *op, int error)
+{
+	mutex_lock(&pool->state_lock);
+	pool_metadata_failed_locked(pool, op, error);
+	mutex_unlock(&pool->state_lock);
+}
+
+/* ---- space ---- */
+
+/**
+ * pool_check_space_locked - a commit succeeded: see what space there is
+ * @pool: pool in a mode that commits; state_lock held
+ */
+void pool_check_space_locked(struct pool *pool)
+{
+	struct thin_meta_space space;
+	bool waiting;
+	int r;
+
+	r = thin_meta_get_space(pool->tm, &space);
+	if (r) {
+		pool_metadata_failed_locked(pool, "query of free space", r);
+		return;
+	}
+	WRITE_ONCE(pool->data_limit, space.data_total);
+
+	if (!space.meta_free) {
+		DMERR("%s: no free metadata space available.", dm_device_name(pool->md));
+		pool_set_mode(pool, PM_OUT_OF_METADATA_SPACE);
+	} else if (pool->mode == PM_OUT_OF_DATA_SPACE) {
+		if (space.data_free)
+			pool_set_mode(pool, PM_WRITE);
+	} else {
+		spin_lock_irq(&pool->lock);
+		waiting = pool->space_deadline;
+		spin_unlock_irq(&pool->lock);
+		if (waiting && space.data_free > space.data_pending)
+			pool_recheck_held(pool);
+	}
+}
+
+static void data_low_water(struct pool *pool)
+{
+	pool->low_water_triggered = true;
+	pool_event(pool);
+	DMWARN("%s: reached low water mark for data device: sending event.",
+	       dm_device_name(pool->md));
+}
+
+/**
+ * pool_check_data_low_water - blocks are about to be allocated
+ * @pool: pool
+ * @want: how many
+ *
+ * The event comes when one of them finds no more than the mark free
+ * (behaviour 6.6).
+ */
+void pool_check_data_low_water(struct pool *pool, u64 want)
+{
+	struct thin_meta_space space;
+
+	if (READ_ONCE(pool->low_water_triggered) || thin_meta_get_space(pool->tm, &space))
+		return;
+	/* Those that find nothing at all are pool_no_data_space()'s. */
+	want = min(want, space.data_free);
+	if (!want || space.data_free - (want - 1) > READ_ONCE(pool->low_water))
+		return;
+	mutex_lock(&pool->state_lock);
+	if (!pool->low_water_triggered)
+		data_low_water(pool);
+	mutex_unlock(&pool->state_lock);
+}
+
+/**
+ * pool_space_found - an allocation succeeded
+ * @pool: pool
+ */
+void pool_space_found(struct pool *pool)
+{
+	if (!READ_ONCE(pool->space_deadline))
+		return;
+	spin_lock_irq(&pool->lock);
+	pool->space_deadline = 0;
+	spin_unlock_irq(&pool->lock);
+}
+
+/**
+ * pool_no_data_space - an allocation found nothing
+ * @pool: pool
+ *
+ * As long as blocks are free but not yet to be had, because their loss is not
+ * durable or bios may be at them, the pool is not full: a commit is asked for
+ * and the writers wait, for a bounded time.  Otherwise the pool enters
+ * out-of-data-space mode.  The caller then does what the mode says.
+ */
+void pool_no_data_space(struct pool *pool)
+{
+	struct thin_meta_space space;
+	bool wait = false;
+
+	if (!thin_meta_get_space(pool->tm, &space) && space.data_free) {
+		spin_lock_irq(&pool->lock);
+		if (!pool->space_deadline)
+			pool->space_deadline = (jiffies + THIN_SPACE_WAIT) | 1;
+		wait = time_before(jiffies, pool->space_deadline);
+		spin_unlock_irq(&pool->lock);
+	}
+	if (wait) {
+		pool_commit_request(pool);
+		return;
+	}
+
+	mutex_lock(&pool->state_lock);
+	if (pool->mode == PM_WRITE) {
+		if (!pool->low_water_triggered)
+			data_low_water(pool);
+		pool_set_mode(pool, PM_OUT_OF_DATA_SPACE);
+	}
+	mutex_unlock(&pool->state_lock);
+}
+
+/* ---- the bound table ---- */
+
+/**
+ * pool_bind - a table takes control of its pool
+ * @pool: pool
+ * @pt: the table, being resumed
+ *
+ * Return: 0.
+ */
+int pool_bind(struct pool *pool, struct pool_target *pt)
+{
+	mutex_lock(&pool->state_lock);
+	pool->bound = pt;
+	pool->features = pt->requested;
+	pool->features.discard_passdown = pt->passdown;
+	WRITE_ONCE(pool->low_water, pt->low_water);
+	WRITE_ONCE(pool->target_blocks, div64_u64(pt->ti->len, pool->block_sectors));
+	pool_set_mode(pool, pt->wanted);
+	mutex_unlock(&pool->state_lock);
+	return 0;
+}
+
+/**
+ * pool_unbind - a table goes
+ * @pool: pool
+ * @pt: the table, in control or not
+ */
+void pool_unbind(struct pool *pool, struct pool_target *pt)
+{
+	mutex_lock(&pool->state_lock);
+	if (pool->bound == pt) {
+		pool->bound = NULL;
+		WRITE_ONCE(pool->target_blocks, 0);
+	}
+	mutex_unlock(&pool->state_lock);
+}
+
+/**
+ * pool_mode_init - what modes need in a pool
+ * @pool: pool being made
+ */
+void pool_mode_init(struct pool *pool)
+{
+	mutex_init(&pool->state_lock);
+	pool->mode = PM_WRITE;
+	INIT_DELAYED_WORK(&pool->no_space_timer, no_space_timed_out);
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of a pool: found or made by its tables, shared by them and by the
+ * tables of its thins, closed with the last table of its own.
+ *
+ * A pool that is closed while thins are left (forced removal) is gone for
+ * them: they fail their I/O until they are removed.  It leaves the list, so a
+ * new table makes a new pool of the same devices.
+ */
+#include "dm-thin.h"
+
+#include <linux/log2.h>
+#include <linux/slab.h>
+
+static DEFINE_MUTEX(pools_lock);
+static LIST_HEAD(pools);
+
+/* ---- suspension of the thins ---- */
+
+static bool md_is_held(struct pool *pool, struct mapped_device *md)
+{
+	struct thin_target *tt;
+
+	list_for_each_entry(tt, &pool->tts, node)
+		if (tt->md == md && tt->holds_suspend)
+			return true;
+	return false;
+}
+
+/**
+ * pool_suspend_thins - stop the I/O of all thins and refuse new tables
+ * @pool: pool being suspended
+ *
+ * Bios that wait go back to the core, so this waits only for I/O in flight.
+ * Each mapped device is suspended once, however many tables it has.
+ */
+void pool_suspend_thins(struct pool *pool)
+{
+	struct thin_target *tt;
+
+	mutex_lock(&pool->tts_lock);
+	pool->suspended = true;
+	list_for_each_entry(tt, &pool->tts, node) {
+		if (md_is_held(pool, tt->md))
+			continue;
+		dm_internal_suspend_noflush(tt->md);
+		tt->holds_suspend = true;
+	}
+	mutex_unlock(&pool->tts_lock);
+}
+
+static void resume_thins(struct pool *pool)
+{
+	struct thin_target *tt;
+
+	lockdep_assert_held(&pool->tts_lock);
+	list_for_each_entry(tt, &pool->tts, node) {
+		if (!tt->holds_suspend)
+			continue;
+		tt->holds_suspend = false;
+		dm_internal_resume(tt->md);
+	}
+}
+
+/**
+ * pool_resume_thins - undo pool_suspend_thins()
+ * @pool: pool being resumed
+ */
+void pool_resume_thins(struct pool *pool)
+{
+	mutex_lock(&pool->tts_lock);
+	resume_thins(pool);
+	pool->suspended = false;
+	mutex_unlock(&pool->tts_lock);
+}
+
+/**
+ * pool_add_thin - a table of a thin is complete
+ * @tt: the table; its pool is not suspended, tts_lock held
+ */
+void pool_add_thin(struct thin_target *tt)
+{
+	lockdep_assert_held(&tt->pool->tts_lock);
+	list_add_tail(&tt->node, &tt->pool->tts);
+}
+
+/**
+ * pool_remove_thin - a table of a thin goes
+ * @tt: the table; tts_lock held
+ *
+ * Its device's suspension passes to another table of the device, or ends.
+ */
+void pool_remove_thin(struct thin_target *tt)
+{
+	struct thin_target *other;
+
+	lockdep_assert_held(&tt->pool->tts_lock);
+	list_del(&tt->node);
+	if (!tt->holds_suspend)
+		return;
+	list_for_each_entry(other, &tt->pool->tts, node) {
+		if (other->md == tt->md) {
+			other->holds_suspend = true;
+			return;
+		}
+	}
+	dm_internal_resume(tt->md);
+}
+
+/* ---- making ---- */
+
+static void destroy(struct pool *pool)
+{
+	thin_reclaim_exit(pool);
+	pool_commit_exit(pool);
+	thin_discard_exit(pool);
+	thin_provision_exit(pool);
+	if (pool->wq)
+		destroy_workqueue(pool->wq);
+	mutex_destroy(&pool->state_lock);
+	mutex_destroy(&pool->tts_lock);
+	kfree(pool);
+}
+
+static int init_parts(struct pool *pool)
+{
+	int r;
+
+	pool->wq = alloc_workqueue("dm-thin", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!pool->wq)
+		return -ENOMEM;
+	r = thin_provision_init(pool);
+	if (!r)
+		r = thin_discard_init(pool);
+	if (!r)
+		r = pool_commit_init(pool);
+	if (!r)
+		r = thin_reclaim_init(pool);
+	return r;
+}
+
+static struct pool *create(struct pool_target *pt, struct block_device *meta_bdev,
+			   struct block_device *data_bdev, sector_t block_sectors, char **error)
+{
+	struct pool *pool = kzalloc(sizeof(*pool), GFP_KERNEL);
+	struct thin_meta_space space;
+	int r = -ENOMEM;
+
+	if (!pool) {
+		*error = "Error allocating memory for pool";
+		return ERR_PTR(r);
+	}
+	INIT_LIST_HEAD(&pool->tts);
+	INIT_LIST_HEAD(&pool->vols);
+	mutex_init(&pool->tts_lock);
+	spin_lock_init(&pool->lock);
+	pool_mode_init(pool);
+	pool->md = dm_table_get_md(pt->ti->table);
+	pool->meta_bdev = meta_bdev;
+	pool->data_bdev = data_bdev;
+	pool->block_sectors = block_sectors;
+	pool->block_shift = is_power_of_2(block_sectors) ? ilog2(block_sectors) : -1;
+	pool->suspended = true;
+
+	r = init_parts(pool);
+	if (r) {
+		*error = "Error setting up pool";
+		goto bad;
+	}
+	pool->tm = thin_meta_open(meta_bdev, block_sectors, !pt->requested.read_only,
+				  &pool_meta_ops, pool);
+	if (IS_ERR(pool->tm)) {
+		*error = "Error opening or formatting metadata";
+		r = PTR_ERR(pool->tm);
+		goto bad;
+	}
+	r = thin_meta_get_space(pool->tm, &space);
+	if (r) {
+		*error = "Error reading metadata";
+		thin_meta_close(pool->tm);
+		goto bad;
+	}
+	pool->data_limit = space.data_total;
+	list_add(&pool->list, &pools);
+	return pool;
+
+bad:
+	destroy(pool);
+	return ERR_PTR(r);
+}
+
+static struct pool *find(struct pool_target *pt, struct block_device *meta_bdev,
+			 struct block_device *data_bdev, sector_t block_sectors, char **error)
+{
+	struct mapped_device *md = dm_table_get_md(pt->ti->table);
+	struct pool *pool;
+
+	list_for_each_entry(pool, &pools, list) {
+		if (pool->meta_bdev != meta_bdev)
+			continue;
+		if (pool->md != md) {
+			*error = "metadata device already in use by a pool";
+			return ERR_PTR(-EBUSY);
+		}
+		if (pool->data_bdev != data_bdev) {
+			*error = "data device already in use by a pool";
+			return ERR_PTR(-EBUSY);
+		}
+		if (pool->block_sectors != block_sectors) {
+			*error = "Block size of a pool cannot be changed";
+			return ERR_PTR(-EINVAL);
+		}
+		if (pool->mode == PM_FAIL || thin_meta_failed(pool->tm)) {
+			*error = "Pool has failed";
+			return ERR_PTR(-EINVAL);
+		}
+		return pool;
+	}
+	list_for_each_entry(pool, &pools, list) {
+		if (pool->md == md) {
+			*error = "different pool cannot replace a pool";
+			return ERR_PTR(-EINVAL);
+		}
+	}
+	return NULL;
+}
+
+/**
+ * pool_get - the pool of one more table
+ * @pt: the table, its requested features known
+ * @meta_bdev: metadata device, opened by the table
+ * @data_bdev: data device, opened by the table
+ * @block_sectors: data block size in sectors
+ * @error: gets the reason of a failure
+ *
+ * Formats blank metadata.  Return: the pool, or ERR_PTR() (behaviour 2.3, 2.4).
+ */
+struct pool *pool_get(struct pool_target *pt, struct block_device *meta_bdev,
+		      struct block_device *data_bdev, sector_t block_sectors, char **error)
+{
+	struct pool *pool;
+
+	mutex_lock(&pools_lock);
+	pool = find(pt, meta_bdev, data_bdev, block_sectors, error);
+	if (!pool)
+		pool = create(pt, meta_bdev, data_bdev, block_sectors, error);
+	if (!IS_ERR(pool)) {
+		pool->ref++;
+		pool->nr_targets++;
+	}
+	mutex_unlock(&pools_lock);
+	return pool;
+}
+
+/**
+ * pool_find_by_md - the pool behind a mapped device
+ * @md: mapped device
+ *
+ * Return: the pool with a reference for pool_put(), or NULL.
+ */
+struct pool *pool_find_by_md(struct mapped_device *md)
+{
+	struct pool *pool, *found = NULL;
+
+	mutex_lock(&pools_lock);
+	list_for_each_entry(pool, &pools, list) {
+		if (pool->md == md) {
+			pool->ref++;
+			found = pool;
+			break;
+		}
+	}
+	mutex_unlock(&pools_lock);
+	return found;
+}
+
+/* ---- the end ---- */
+
+/*
+ * No table opens the devices any more.  The thins that are left have been
+ * suspended with the pool; when they come back everything fails.
+ */
+static void close_pool(struct pool *pool)
+{
+	struct thin_vol *vol, *tmp;
+	int r;
+
+	list_del(&pool->list);
+	mutex_lock(&pool->tts_lock);
+	/* After this nobody looks at a volume's handle, except its worker. */
+	mutex_lock(&pool->state_lock);
+	WRITE_ONCE(pool->gone, true);
+	mutex_unlock(&pool->state_lock);
+	list_for_each_entry_safe(vol, tmp, &pool->vols, list)
+		thin_vol_close(vol);
+
+	pool_waker_stop(pool);
+	cancel_delayed_work_sync(&pool->no_space_timer);
+	pool_commit(pool);
+	thin_reclaim_wait(pool);
+	r = thin_meta_close(pool->tm);
+	if (r)
+		DMWARN("%s: closing the metadata failed: error = %d", dm_device_name(pool->md), r);
+	pool->tm = NULL;
+
+	resume_thins(pool);
+	mutex_unlock(&pool->tts_lock);
+}
+
+static void put_locked(struct pool *pool)
+{
+	if (!--pool->ref)
+		destroy(pool);
+}
+
+/**
+ * pool_put - drop a thin's reference
+ * @pool: pool
+ */
+void pool_put(struct pool *pool)
+{
+	mutex_lock(&pools_lock);
+	put_locked(pool);
+	mutex_unlock(&pools_lock);
+}
+
+/**
+ * pool_put_target - a table of the pool goes
+ * @pool: pool
+ * @pt: the table, its devices still open
+ */
+void pool_put_target(struct pool *pool, struct pool_target *pt)
+{
+	pool_unbind(pool, pt);
+	mutex_lock(&pools_lock);
+	if (!--pool->nr_targets)
+		close_pool(pool);
+	put_locked(pool);
+	mutex_unlock(&pools_lock);
+}

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Road 2: first writes and copy-on-write.
+ *
+ * The worker gathers the blocks that need data space (thin_provision_add()),
+ * reserves runs for all of them and starts their I/O (thin_provision_start()):
+ * a zeroing, a copy, or the bio itself when it covers the block.  When all I/O
+ * of a block has ended it comes back through vol->done; blocks that are ready
+ * together are inserted together (thin_provision_finish()), and only then do
+ * their bios go on.
+ *
+ * Invariants: a mapping is inserted only after its block holds what it must
+ * hold.  A block that failed is given back only when its last I/O has ended.
+ * A copy stays inside the epoch it was looked up in, so its source stays
+ * intact.  A work always has a bio, which keeps its target alive.
+ */
+#include "dm-thin.h"
+
+#include <linux/list_sort.h>
+#include <linux/module.h>
+
+DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
+	"Share of the time, in percent, that copying and zeroing of blocks may use");
+
+/* Enough for each pool to make progress without memory. */
+#define MIN_WORKS	128
+
+/* ---- the beginning ---- */
+
+/**
+ * thin_provision_add - a write needs a block
+ * @vol: volume; called by its worker
+ * @bio: the write; inside the epoch
+ * @vblock: virtual block, not busy
+ * @expect: data block it is mapped to now, or THIN_EXPECT_HOLE
+ * @works: the new work is added here
+ *
+ * Return: false when there is no room or memory for another work; @bio has
+ * left the epoch then and is the caller's.
+ */
+bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 expect,
+			struct list_head *works)
+{
+	struct thin_bio *tb = thin_bio(bio);
+	struct thin_work *work = NULL;
+
+	if (vol->nr_busy < THIN_MAX_WORKS)
+		work = mempool_alloc(&vol->pool->work_mempool, GFP_NOWAIT);
+	if (!work) {
+		thin_epoch_leave(vol, tb);
+		return false;
+	}
+
+	work->vol = vol;
+	work->tt = tb->tt;
+	work->block = 0;
+	work->reserved = false;
+	work->expect = expect;
+	work->overwrite = NULL;
+	work->status = BLK_STS_OK;
+	atomic_set(&work->pending, 1);
+	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
+
+	/* A hole has no source to keep alive. */
+	work->epoch = -1;
+	if (expect == THIN_EXPECT_HOLE) {
+		thin_epoch_leave(vol, tb);
+	} else {
+		work->epoch = tb->epoch;
+		tb->epoch = -1;
+	}
+
+	if (bio_sectors(bio) == vol->pool->block_sectors)
+		work->overwrite = bio;
+	else
+		bio_list_add(&work->busy.waiters, bio);
+	list_add_tail(&work->list, works);
+	return true;
+}
+
+/* Ends the work; its bios, if any are left, are in @bios. */
+static void free_work(struct thin_work *work, struct bio_list *bios)
+{
+	struct thin_vol *vol = work->vol;
+
+	if (work->overwrite) {
+		thin_bio(work->overwrite)->work = NULL;
+		bio_list_add(bios, work->overwrite);
+	}
+	if (work->epoch >= 0)
+		srcu_up_read(&vol->srcu, work->epoch);
+	thin_busy_release(vol, &work->busy, bios);
+	mempool_free(work, &vol->pool->work_mempool);
+}
+
+/* No block for these: their bios wait for space, or fail, as the mode says. */
+static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
+{
+	struct pool *pool = vol->pool;
+	struct thin_work *work, *tmp;
+	struct bio_list bios;
+	struct bio *bio;
+
+	bio_list_init(&bios);
+	list_for_each_entry_safe(work, tmp, works, list) {
+		list_del(&work->list);
+		free_work(work, &bios);
+	}
+
+	while ((bio = bio_list_pop(&bios))) {
+		enum pool_mode mode = pool_mode(pool);
+
+		if (bio_op(bio) == REQ_OP_DISCARD)
+			thin_vol_defer(vol, bio);
+		else if (failed || mode > PM_OUT_OF_DATA_SPACE)
+			thin_end_bio(bio, pool_error_status(pool));
+		else if (mode == PM_OUT_OF_DATA_SPACE &&
+			 READ_ONCE(pool->features.error_if_no_space))
+			thin_end_bio(bio, BLK_STS_NOSPC);
+		else
+			thin_vol_hold(vol, bio);
+	}
+}
+
+/* ---- I/O ---- */
+
+/**
+ * thin_provision_io_done - an I/O of a work has ended
+ * @work: the work
+ * @status: its status
+ *
+ * Any context.  The last one hands the work to the worker.
+ */
+void thin_provision_io_done(struct thin_work *work, blk_status_t status)
+{
+	struct thin_vol *vol = work->vol;
+	unsigned long flags;
+
+	if (unlikely(status))
+		WRITE_ONCE(work->status, status);
+	if (!atomic_dec_and_test(&work->pending))
+		return;
+
+	/* Kicked under the lock: as soon as it is dropped, the work may be gone. */
+	spin_lock_irqsave(&vol->lock, flags);
+	list_add_tail(&work->list, &vol->done);
+	thin_vol_kick(vol);
+	spin_unlock_irqrestore(&vol->lock, flags);
+}
+
+static void copied(int read_err, unsigned long write_err, void *context)
+{
+	thin_provision_io_done(context, read_err || write_err ? BLK_STS_IOERR : BLK_STS_OK);
+}
+
+static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector, sector_t len)
+{
+	struct pool *pool = work->vol->pool;
+	struct dm_io_region from = { .bdev = bdev, .sector = sector, .count = len };
+	struct dm_io_region to = {
+		.bdev = pool->data_bdev,
+		.sector = pool_block_sector(pool, work->block),
+		.count = len,
+	};
+
+	atomic_inc(&work->pending);
+	dm_kcopyd_copy(pool->copier, &from, 1, &to, 0, copied, work);
+}
+
+static void zero(struct thin_work *work, sector_t offset, sector_t len)
+{
+	struct pool *pool = work->vol->pool;
+	struct dm_io_region to = {
+		.bdev = pool->data_bdev,
+		.sector = pool_block_sector(pool, work->block) + offset,
+		.count = len,
+	};
+
+	atomic_inc(&work->pending);
+	dm_kcopyd_zero(pool->copier, 1, &to, 0, copied, work);
+}
+
+static void overwrite(struct thin_work *work)
+{
+	struct pool *pool = work->vol->pool;
+	struct bio *bio = work->overwrite;
+	struct thin_bio *tb = thin_bio(bio);
+
+	tb->work = work;
+	tb->iter = bio->bi_iter;
+	if (bio->bi_opf & REQ_FUA) {
+		tb->durable = true;
+		bio->bi_opf &= ~REQ_FUA;
+	}
+	bio_set_dev(bio, pool->data_bdev);
+	bio->bi_iter.bi_sector = pool_block_sector(pool, work->block);
+	atomic_inc(&work->pending);
+	dm_submit_bio_remap(bio, NULL);
+}
+
+/* Fill a block that was a hole over an external origin. */
+static void fill_from_origin(struct thin_work *work)
+{
+	struct pool *pool = work->vol->pool;
+	sector_t begin = pool_block_sector(pool, work->busy.begin);
+	sector_t len = min(pool->block_sectors, work->tt->origin_len - begin);
+
+	copy(work, work->tt->origin_dev->bdev, begin, len);
+	/* The rest reads as zeroes now; it must go on doing so, zeroing or not. */
+	if (len < pool->block_sectors)
+		zero(work, len, pool->block_sectors - len);
+}
+
+static void start_io(struct thin_work *work)
+{
+	struct thin_target *tt = work->tt;
+	struct pool *pool = work->vol->pool;
+
+	if (work->overwrite)
+		overwrite(work);
+	else if (work->expect != THIN_EXPECT_HOLE)
+		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect),
+		     pool->block_sectors);
+	else if (tt->origin_dev && pool_block_sector(pool, work->busy.begin) < tt->origin_len)
+		fill_from_origin(work);
+	else if (pool->features.zero_new_blocks)
+		zero(work, 0, pool->block_sectors);
+
+	thin_provision_io_done(work, BLK_STS_OK);
+}
+
+/**
+ * thin_provision_start - reserve blocks for all gathered works and start them
+ * @vol: volume; called by its worker
+ * @works: from thin_provision_add(), in order of virtual block; becomes empty
+ */
+void thin_provision_start(struct thin_vol *vol, struct list_head *works)
+{
+	struct pool *pool = vol->pool;
+	struct thin_work *work;
+	u64 begin, len, want = 0;
+	int r;
+
+	list_for_each_entry(work, works, list)
+		want++;
+
+	while (want) {
+		pool_check_data_low_water(pool, want);
+		r = thin_meta_alloc_data(pool->tm, want, &begin, &len);
+		if (r == -ENOSPC) {
+			pool_no_data_space(pool);
+			give_up(vol, works, false);
+			return;
+		}
+		if (r) {
+			pool_metadata_failed(pool, "allocation of data blocks", r);
+			give_up(vol, works, true);
+			return;
+		}
+		pool_space_found(pool);
+		want -= len;
+		while (len--) {
+			work = list_first_entry(works, struct thin_work, list);
+			list_del_init(&work->list);
+			work->block = begin++;
+			work->reserved = true;
+			start_io(work);
+		}
+	}
+}
+
+/* ---- the end ---- */
+
+static void unreserve(struct thin_work *work)
+{
+	if (work->reserved)
+		thin_meta_unreserve_data(work->vol->pool->tm, work->block, 1);
+	work->reserved = false;
+}
+
+static void fail(struct thin_work *work, blk_status_t status)
+{
+	struct thin_vol *vol = work->vol;
+	struct bio_list bios;
+	struct bio *bio;
+
+	bio_list_init(&bios);
+	unreserve(work);
+	free_work(work, &bios);
+	while ((bio = bio_list_pop(&bios))) {
+		thin_bio(bio)->durable = false;
+		if (bio_op(bio) == REQ_OP_DISCARD)
+			thin_vol_defer(vol, bio);
+		else
+			thin_end_bio(bio, status);
+	}
+}
+
+/* The mapping is not what was copied: throw the block away, let the bios start again. */
+static void restart(struct thin_work *work)
+{
+	struct thin_vol *vol = work->vol;
+	struct bio *bio = work->overwrite;
+	struct bio_list bios;
+
+	if (bio) {
+		struct thin_bio *tb = thin_bio(bio);
+
+		bio->bi_iter = tb->iter;
+		bio->bi_status = BLK_STS_OK;
+		/* Left at 0 when a lower layer split the bio. */
+		atomic_set(&bio->__bi_remaining, 1);
+		if (tb->durable)
+			bio->bi_opf |= REQ_FUA;
+		tb->durable = false;
+	}
+	bio_list_init(&bios);
+	unreserve(work);
+	free_work(work, &bios);
+	thin_vol_defer_list(vol, &bios);
+}
+
+/* Mapped: the bios go on.  The range stays busy until all of them are on their way. */
+static void complete_work(struct thin_work *work)
+{
+	struct thin_vol *vol = work->vol;
+	struct bio *bio = work->overwrite;
+	struct bio_list later;
+
+	bio_list_init(&later);
+	work->overwrite = NULL;
+	if (bio) {
+		struct thin_bio *tb = thin_bio(bio);
+
+		tb->work = NULL;
+		if (tb->durable) {
+			tb->durable = false;
+			pool_commit_bio(vol->pool, bio);
+		} else {
+			bio_endio(bio);
+		}
+	}
+	while ((bio = bio_list_pop(&work->busy.waiters))) {
+		if (bio_op(bio) == REQ_OP_WRITE)
+			thin_map_issue(thin_bio(bio)->tt, bio, work->block);
+		else
+			bio_list_add(&later, bio);
+	}
+	free_work(work, &later);
+	thin_vol_defer_list(vol, &later);
+}
+
+static int by_block(void *priv, const struct list_head *a, const struct list_head *b)
+{
+	const struct thin_work *x = list_entry(a, struct thin_work, list);
+	const struct thin_work *y = list_entry(b, struct thin_work, list);
+
+	return x->busy.begin < y->busy.begin ? -1 : 1;
+}
+
+static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
+{
+	struct pool *pool = vol->pool;
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < nr; i++) {
+		vol->ins[i].vblock = batch[i]->busy.begin;
+		vol->ins[i].block = batch[i]->block;
+		vol->ins[i].expect = batch[i]->expect;
+		vol->ins[i].status = 0;
+	}
+	r = thin_dev_insert(vol->td, vol->ins, nr);
+	if (r)
+		pool_metadata_failed(pool, "insertion of mappings", r);
+	for (i = 0; i < nr; i++) {
+		if (r) {
+			fail(batch[i], pool_error_status(pool));
+		} else if (vol->ins[i].status) {
+			restart(batch[i]);
+		} else {
+			batch[i]->reserved = false;
+			complete_work(batch[i]);
+		}
+	}
+	pool_after_change(pool);
+}
+
+/**
+ * thin_provision_finish - map the blocks whose I/O has ended
+ * @vol: volume; called by its worker
+ */
+void thin_provision_finish(struct thin_vol *vol)
+{
+	struct thin_work *batch[THIN_INSERT_BATCH];
+	struct thin_work *work, *tmp;
+	unsigned int nr = 0;
+	LIST_HEAD(done);
+
+	spin_lock_irq(&vol->lock);
+	list_splice_init(&vol->done, &done);
+	spin_unlock_irq(&vol->lock);
+	if (list_empty(&done))
+		return;
+
+	list_sort(NULL, &done, by_block);
+	list_for_each_entry_safe(work, tmp, &done, list) {
+		list_del_init(&work->list);
+		if (work->status) {
+			/* The bio that failed itself knows better what happened. */
+			fail(work, work->overwrite ? work->status : pool_error_status(vol->pool));
+			continue;
+		}
+		batch[nr++] = work;
+		if (nr == THIN_INSERT_BATCH) {
+			insert_batch(vol, batch, nr);
+			nr = 0;
+		}
+	}
+	if (nr)
+		insert_batch(vol, batch, nr);
+}
+
+/* ---- life ---- */
+
+/**
+ * thin_provision_init - what road 2 needs in a pool
+ * @pool: pool being made
+ *
+ * Return: 0 or a negative errno.
+ */
+int thin_provision_init(struct pool *pool)
+{
+	int r = mempool_init_kmalloc_pool(&pool->work_mempool, MIN_WORKS,
+					  sizeof(struct thin_work));
+
+	if (r)
+		return r;
+	pool->copier = dm_kcopyd_client_create(&dm_kcopyd_throttle);
+	if (IS_ERR(pool->copier)) {
+		r = PTR_ERR(pool->copier);
+		pool->copier = NULL;
+		mempool_exit(&pool->work_mempool);
+	}
+	return r;
+}
+
+/**
+ * thin_provision_exit - undo thin_provision_init()
+ * @pool: pool without works
+ */
+void thin_provision_exit(struct pool *pool)
+{
+	if (!pool->copier)
+		return;
+	dm_kcopyd_client_destroy(pool->copier);
+	mempool_exit(&pool->work_mempool);
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One device id that some table has open: its queues, its worker, its ranges.
+ *
+ * A bio that map cannot finish comes here.  The worker of the volume first
+ * finishes what has completed, then sorts what has gathered and sends each bio
+ * down its road.  Only the worker looks at the tree of busy ranges, so that
+ * tree needs no lock; everything that is added from elsewhere (deferred bios,
+ * completed works) is under vol->lock.
+ */
+#include "dm-thin.h"
+
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+/* ---- busy ranges; worker only ---- */
+
+/**
+ * thin_busy_find - the first busy range that overlaps [begin, end)
+ * @vol: volume; called by its worker
+ * @begin: first virtual block
+ * @end: one past the last
+ */
+struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
+{
+	struct rb_node *n = vol->busy.rb_node;
+	struct thin_busy *found = NULL;
+
+	while (n) {
+		struct thin_busy *b = rb_entry(n, struct thin_busy, node);
+
+		if (b->end <= begin) {
+			n = n->rb_right;
+		} else {
+			if (b->begin < end)
+				found = b;
+			n = n->rb_left;
+		}
+	}
+	return found;
+}
+
+/**
+ * thin_busy_add - claim [begin, end), which overlaps no busy range
+ * @vol: volume; called by its worker
+ * @busy: the caller's, until thin_busy_release()
+ * @begin: first virtual block
+ * @end: one past the last
+ */
+void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end)
+{
+	struct rb_node **p = &vol->busy.rb_node, *parent = NULL;
+
+	busy->begin = begin;
+	busy->end = end;
+	bio_list_init(&busy->waiters);
+	while (*p) {
+		parent = *p;
+		if (begin < rb_entry(parent, struct thin_busy, node)->begin)
+			p = &parent->rb_left;
+		else
+			p = &parent->rb_right;
+	}
+	rb_link_node(&busy->node, parent, p);
+	rb_insert_color(&busy->node, &vol->busy);
+	WRITE_ONCE(vol->nr_busy, vol->nr_busy + 1);
+}
+
+/**
+ * thin_busy_release - give a range up
+ * @vol: volume; called by its worker
+ * @busy: the range
+ * @waiters: gets the bios that waited for it
+ *
+ * The last release may let the closer of @vol go on, so the worker is still
+ * waited for separately.
+ */
+void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters)
+{
+	bio_list_merge(waiters, &busy->waiters);
+	bio_list_init(&busy->waiters);
+	rb_erase(&busy->node, &vol->busy);
+	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
+	if (!vol->nr_busy)
+		wake_up(&vol->idle);
+}
+
+/* ---- queues ---- */
+
+/**
+ * thin_vol_kick - let the worker look
+ * @vol: volume
+ *
+ * Any context.
+ */
+void thin_vol_kick(struct thin_vol *vol)
+{
+	queue_work(vol->pool->wq, &vol->work);
+}
+
+/**
+ * thin_vol_defer - give a bio to the worker
+ * @vol: volume
+ * @bio: its sector relative to the target, outside the epoch
+ *
+ * Any context.
+ */
+void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&vol->lock, flags);
+	bio_list_add(&vol->deferred, bio);
+	spin_unlock_irqrestore(&vol->lock, flags);
+	thin_vol_kick(vol);
+}
+
+/**
+ * thin_vol_defer_list - give bios to the worker; empties the list
+ * @vol: volume
+ * @bios: as in thin_vol_defer()
+ */
+void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
+{
+	unsigned long flags;
+
+	if (bio_list_empty(bios))
+		return;
+	spin_lock_irqsave(&vol->lock, flags);
+	bio_list_merge(&vol->deferred, bios);
+	spin_unlock_irqrestore(&vol->lock, flags);
+	bio_list_init(bios);
+	thin_vol_kick(vol);
+}
+
+/**
+ * thin_vol_hold - let a bio wait for data space
+ * @vol: volume
+ * @bio: as in thin_vol_defer()
+ *
+ * While its target is being suspended without flushing, the bio goes back to
+ * the core instead (behaviour 7.2).  pool_recheck_held() wakes it at the latest.
+ */
+void thin_vol_hold(struct thin_vol *vol, struct bio *bio)
+{
+	unsigned long flags;
+	bool requeue;
+
+	spin_lock_irqsave(&vol->lock, flags);
+	requeue = thin_bio(bio)->tt->requeue;
+	if (!requeue)
+		bio_list_add(&vol->held, bio);
+	spin_unlock_irqrestore(&vol->lock, flags);
+	if (requeue)
+		thin_end_bio(bio, BLK_STS_DM_REQUEUE);
+}
+
+/**
+ * thin_vol_requeue_held - a noflush suspend of one table begins
+ * @tt: the table; bios of other tables of the id stay where they are
+ */
+void thin_vol_requeue_held(struct thin_target *tt)
+{
+	struct thin_vol *vol = tt->vol;
+	struct bio_list mine, others;
+	struct bio *bio;
+
+	bio_list_init(&mine);
+	bio_list_init(&others);
+	spin_lock_irq(&vol->lock);
+	WRITE_ONCE(tt->requeue, true);
+	while ((bio = bio_list_pop(&vol->held)))
+		bio_list_add(thin_bio(bio)->tt == tt ? &mine : &others, bio);
+	vol->held = others;
+	spin_unlock_irq(&vol->lock);
+	thin_vol_end_list(&mine, BLK_STS_DM_REQUEUE);
+}
+
+/**
+ * thin_vol_end_list - end all bios of a list, which becomes empty
+ * @bios: the list
+ * @status: their status
+ */
+void thin_vol_end_list(struct bio_list *bios, blk_status_t status)
+{
+	struct bio *bio;
+
+	while ((bio = bio_list_pop(bios)))
+		thin_end_bio(bio, status);
+}
+
+/* ---- the worker ---- */
+
+static void sort_into(struct rb_root *root, struct bio *bio)
+{
+	struct rb_node **p = &root->rb_node, *parent = NULL;
+	sector_t sector = bio->bi_iter.bi_sector;
+
+	while (*p) {
+		struct thin_bio *tb;
+
+		parent = *p;
+		tb = rb_entry(parent, struct thin_bio, node);
+		if (sector < dm_bio_from_per_bio_data(tb, sizeof(*tb))->bi_iter.bi_sector)
+			p = &parent->rb_left;
+		else
+			p = &parent->rb_right;
+	}
+	rb_link_node(&thin_bio(bio)->node, parent, p);
+	rb_insert_color(&thin_bio(bio)->node, root);
+}
+
+static void map_gathered(struct thin_vol *vol)
+{
+	struct rb_root sorted = RB_ROOT;
+	struct bio_list bios, again;
+	struct rb_node *n;
+	struct bio *bio;
+	LIST_HEAD(works);
+
+	bio_list_init(&again);
+	spin_lock_irq(&vol->lock);
+	bios = vol->deferred;
+	bio_list_init(&vol->deferred);
+	spin_unlock_irq(&vol->lock);
+
+	while ((bio = bio_list_pop(&bios)))
+		sort_into(&sorted, bio);
+
+	while ((n = rb_first(&sorted))) {
+		struct thin_bio *tb = rb_entry(n, struct thin_bio, node);
+
+		rb_erase(n, &sorted);
+		bio = dm_bio_from_per_bio_data(tb, sizeof(*tb));
+		if (!thin_map_deferred(vol, bio, &works))
+			bio_list_add(&again, bio);
+	}
+	thin_provision_start(vol, &works);
+
+	/* No room for more: the end of a work, or the pool's waker, comes back to these. */
+	if (!bio_list_empty(&again)) {
+		spin_lock_irq(&vol->lock);
+		bio_list_merge_head(&vol->deferred, &again);
+		spin_unlock_irq(&vol->lock);
+	}
+}
+
+static void work_on_vol(struct work_struct *ws)
+{
+	struct thin_vol *vol = container_of(ws, struct thin_vol, work);
+	unsigned int noio = memalloc_noio_save();
+	struct blk_plug plug;
+	bool more;
+
+	blk_start_plug(&plug);
+	thin_provision_finish(vol);
+	more = thin_discard_step(vol);
+	map_gathered(vol);
+	blk_finish_plug(&plug);
+	memalloc_noio_restore(noio);
+
+	/* One step at a time, so that a long discard does not hold up writers. */
+	if (more)
+		thin_vol_kick(vol);
+}
+
+/* ---- life ---- */
+
+static struct thin_vol *create(struct pool *pool, u32 id)
+{
+	struct thin_vol *vol = kzalloc(sizeof(*vol), GFP_KERNEL);
+	int r;
+
+	if (!vol)
+		return ERR_PTR(-ENOMEM);
+	vol->pool = pool;
+	vol->id = id;
+	vol->busy = RB_ROOT;
+	refcount_set(&vol->ref, 1);
+	spin_lock_init(&vol->lock);
+	bio_list_init(&vol->deferred);
+	bio_list_init(&vol->held);
+	init_waitqueue_head(&vol->idle);
+	INIT_LIST_HEAD(&vol->list);
+	INIT_LIST_HEAD(&vol->done);
+	INIT_LIST_HEAD(&vol->discards);
+	INIT_LIST_HEAD(&vol->round_node);
+	INIT_WORK(&vol->work, work_on_vol);
+
+	r = init_srcu_struct(&vol->srcu);
+	if (r)
+		goto free;
+	r = thin_meta_open_dev(pool->tm, id, &vol->td);
+	if (r)
+		goto cleanup;
+
+	spin_lock_irq(&pool->lock);
+	list_add(&vol->list, &pool->vols);
+	spin_unlock_irq(&pool->lock);
+	return vol;
+
+cleanup:
+	cleanup_srcu_struct(&vol->srcu);
+free:
+	kfree(vol);
+	return ERR_PTR(r);
+}
+
+/**
+ * thin_vol_get - the record of a device id, for one more table
+ * @pool: pool; tts_lock held
+ * @id: device id
+ *
+ * Return: the volume, or ERR_PTR(): -ENODATA when there is no such device,
+ * -ENOMEM, or what reading the metadata gave.
+ */
+struct thin_vol *thin_vol_get(struct pool *pool, u32 id)
+{
+	struct thin_vol *vol;
+
+	lockdep_assert_held(&pool->tts_lock);
+	list_for_each_entry(vol, &pool->vols, list) {
+		if (vol->id == id) {
+			vol->users++;
+			return vol;
+		}
+	}
+	vol = create(pool, id);
+	if (!IS_ERR(vol))
+		vol->users = 1;
+	return vol;
+}
+
+/**
+ * thin_vol_wait_idle - wait until no block and no range is in work
+ * @vol: volume without bios
+ */
+void thin_vol_wait_idle(struct thin_vol *vol)
+{
+	wait_event(vol->idle, !READ_ONCE(vol->nr_busy));
+	flush_work(&vol->work);
+}
+
+/**
+ * thin_vol_close - let go of the metadata
+ * @vol: volume without bios; tts_lock held
+ *
+ * The id can be deleted afterwards.
+ */
+void thin_vol_close(struct thin_vol *vol)
+{
+	struct pool *pool = vol->pool;
+
+	lockdep_assert_held(&pool->tts_lock);
+	if (!vol->td)
+		return;
+	thin_vol_wait_idle(vol);
+	cancel_work_sync(&vol->work);
+	spin_lock_irq(&pool->lock);
+	list_del_init(&vol->list);
+	spin_unlock_irq(&pool->lock);
+	thin_meta_close_dev(vol->td);
+	vol->td = NULL;
+}
+
+/**
+ * thin_vol_put - a table of the id goes
+ * @vol: volume; tts_lock held
+ */
+void thin_vol_put(struct thin_vol *vol)
+{
+	if (--vol->users)
+		return;
+	thin_vol_close(vol);
+	thin_vol_unref(vol);
+}
+
+/**
+ * thin_vol_unref - drop a reference on the memory
+ * @vol: volume
+ *
+ * May sleep.
+ */
+void thin_vol_unref(struct thin_vol *vol)
+{
+	if (!refcount_dec_and_test(&vol->ref))
+		return;
+	srcu_barrier(&vol->srcu);
+	cleanup_srcu_struct(&vol->srcu);
+	kfree(vol);
+}

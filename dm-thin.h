@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the two targets share: one pool, its volumes, and the three roads of a bio.
+ *
+ * Objects
+ *   struct pool         one open pool; lives as long as a table of it or of its thins
+ *   struct pool_target  one table of the pool device, live or inactive
+ *   struct thin_vol     one device id that some table has open; tables of one id share it
+ *   struct thin_target  one table of a thin, live or inactive
+ *   struct thin_work    one virtual block that is being given a data block (road 2)
+ *   struct thin_discard one discard in progress (road 3)
+ *   struct thin_bio     per-bio data of a thin
+ *
+ * Locks, from outer to inner
+ *   suspend lock of the pool's mapped device (device-mapper core)
+ *   pools_lock           mutex: the list of pools, references on them
+ *   pool->tts_lock       mutex: tables of thins, users of volumes, internal suspension
+ *   suspend lock of a thin's mapped device (device-mapper core)
+ *   pool->state_lock     mutex: mode, bound target, commit, abort
+ *   the metadata's own lock, inside thin_meta_*() and thin_dev_*()
+ *   pool->lock           spin, irqsave: list of volumes, queues of the pool
+ *   vol->lock            spin, irqsave: queues and busy ranges of a volume
+ * The hooks of a thin run under its own suspend lock and take only spinlocks.
+ * No spinlock is held across a call out of these files.
+ *
+ * Epochs.  A bio that goes to a data block, and a copy that reads one, are
+ * inside the SRCU domain of their volume from before the lookup until their
+ * I/O has ended.  A data block that lost its last reference is handed out
+ * again only after an epoch of every volume, begun after the loss was durable.
+ *
+ * Work items.  vol->work runs on pool->wq, commits on pool->commit_wq, waiting
+ * for epochs and passing discards down on pool->reclaim_wq: no item waits for
+ * another one of its own queue.
+ */
+#ifndef DM_THIN_H
+#define DM_THIN_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/completion.h>
+#include <linux/device-mapper.h>
+#include <linux/dm-kcopyd.h>
+#include <linux/list.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/rbtree.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat/dm.h"
+#include "compat/srcu.h"
+#include "dm-thin-metadata.h"
+
+#define DM_MSG_PREFIX "thin"
+
+/* Mappings inserted under one hold of the metadata lock. */
+#define THIN_INSERT_BATCH	64
+
+/* Blocks of one volume that may be in road 2 at a time; the rest waits. */
+#define THIN_MAX_WORKS		512
+
+/* How long writers wait for freed blocks before the pool counts as full. */
+#define THIN_SPACE_WAIT		(5 * HZ)
+
+/* Modes of a pool, in order of degradation (behaviour 6.1). */
+enum pool_mode {
+	PM_WRITE,
+	PM_OUT_OF_DATA_SPACE,
+	PM_OUT_OF_METADATA_SPACE,
+	PM_READ_ONLY,
+	PM_FAIL,
+};
+
+/* The optional words of a pool's table (behaviour 2.1). */
+struct pool_features {
+	bool zero_new_blocks;
+	bool discard_enabled;
+	bool discard_passdown;
+	bool read_only;
+	bool error_if_no_space;
+};
+
+struct thin_passdown;
+
+/**
+ * struct pool - one open pool
+ * @list: in the global list while the metadata is open
+ * @ref: tables of the pool and of its thins; pools_lock
+ * @nr_targets: tables of the pool; with the last one the metadata is closed; pools_lock
+ * @md: the pool's mapped device
+ * @meta_bdev: metadata device, held open by the tables
+ * @data_bdev: data device, held open by the tables
+ * @tm: the metadata; valid while @nr_targets is not 0
+ * @block_sectors: data block size in sectors
+ * @block_shift: log2 of it, or -1
+ * @gone: the pool's last table went: everything fails; written under state_lock
+ * @suspended: no thin tables may be made; tts_lock
+ * @tts: tables of thins; tts_lock
+ * @mode: written under state_lock
+ * @bound: the table in control, or NULL; state_lock
+ * @features: those in force; written under state_lock
+ * @low_water: data low-water mark in blocks; state_lock
+ * @low_water_triggered: its event was raised since the last resume
+ * @was_out_of_data: out of data space since last in write mode: waiters get ENOSPC
+ * @data_limit: committed number of data blocks; no bio goes beyond
+ * @target_blocks: data blocks that the bound table has room for, or 0
+ * @vols: open volumes; lock
+ * @commit_bios: bios that end when a commit has made their volume durable; lock
+ * @space_deadline: writers wait for freed blocks until then; 0: nobody waits; lock
+ * @data_flushes: data-device flushes that commits have begun
+ */
+struct pool {
+	struct list_head list;
+	unsigned int ref;
+	unsigned int nr_targets;
+
+	struct mapped_device *md;
+	struct block_device *meta_bdev;
+	struct block_device *data_bdev;
+	struct thin_meta *tm;
+	sector_t block_sectors;
+	int block_shift;
+	bool gone;
+
+	struct mutex tts_lock;
+	bool suspended;
+	struct list_head tts;
+
+	struct mutex state_lock;
+	enum pool_mode mode;
+	struct pool_target *bound;
+	struct pool_features features;
+	u64 low_water;
+	bool low_water_triggered;
+	bool was_out_of_data;
+	u64 data_limit;
+	u64 target_blocks;
+	struct delayed_work no_space_timer;
+
+	spinlock_t lock;
+	struct list_head vols;
+
+	struct workqueue_struct *wq;
+	mempool_t work_mempool;
+	mempool_t discard_mempool;
+	struct dm_kcopyd_client *copier;
+
+	/* dm-thin-commit.c */
+	struct workqueue_struct *commit_wq;
+	struct work_struct commit_work;
+	struct delayed_work waker;
+	struct bio_list commit_bios;
+	unsigned long space_deadline;
+	u64 data_flushes;
+	struct bio flush_bio;
+	struct completion flush_done;
+
+	/* dm-thin-reclaim.c */
+	struct workqueue_struct *reclaim_wq;
+	struct work_struct reclaim_work;
+	wait_queue_head_t reclaim_wait;
+	struct list_head freed_sets;
+	bool reclaiming;
+	struct list_head round_sets;
+	struct list_head round_vols;
+	atomic_t round_pending;
+	struct list_head open_drops;
+	struct list_head frozen_drops;
+	struct thin_passdown *spare_drops;
+};
+
+/**
+ * struct pool_target - one table of the pool device
+ * @requested: the features of the table line
+ * @passdown: passing discards down is asked for and possible
+ * @wanted: the mode a resume tries to enter; follows the pool's mode
+ */
+struct pool_target {
+	struct dm_target *ti;
+	struct pool *pool;
+	struct dm_dev *meta_dev;
+	struct dm_dev *data_dev;
+	u64 low_water;
+	struct pool_features requested;
+	bool passdown;
+	enum pool_mode wanted;
+};
+
+/**
+ * struct thin_vol - one device id that some table has open
+ * @ref: users, and an epoch in progress
+ * @users: tables; tts_lock
+ * @td: the metadata's handle; NULL once the pool is gone
+ * @srcu: its readers are the bios and copies that use a data block
+ * @deferred: bios for the worker
+ * @held: bios that wait for data space
+ * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping
+ * @nr_busy: how many; @idle is woken when there are none
+ * @done: works whose I/O has ended
+ * @discards: discards in progress
+ * @ins: the worker's batch of insertions
+ */
+struct thin_vol {
+	struct list_head list;
+	struct pool *pool;
+	u32 id;
+	refcount_t ref;
+	unsigned int users;
+	struct thin_dev *td;
+	struct srcu_struct srcu;
+
+	spinlock_t lock;
+	struct bio_list deferred;
+	struct bio_list held;
+	struct rb_root busy;
+	unsigned int nr_busy;
+	wait_queue_head_t idle;
+	struct list_head done;
+	struct list_head discards;
+	struct work_struct work;
+
+	struct rcu_head rcu;
+	struct list_head round_node;
+
+	struct thin_insert ins[THIN_INSERT_BATCH];
+};
+
+/**
+ * struct thin_target - one table of a thin
+ * @node: in pool->tts; tts_lock
+ * @holds_suspend: the internal suspension of the mapped device is on this
+ *	table's account; tts_lock
+ * @origin_len: size of the external origin in sectors
+ * @requeue: a noflush suspend is going on; written under vol->lock
+ */
+struct thin_target {
+	struct dm_target *ti;
+	struct pool *pool;
+	struct thin_vol *vol;
+	struct list_head node;
+	struct mapped_device *md;
+	bool holds_suspend;
+	struct dm_dev *pool_dev;
+	struct dm_dev *origin_dev;
+	sector_t origin_len;
+	bool requeue;
+};
+
+/**
+ * struct thin_busy - a range of virtual blocks that belongs to one work or discard
+ * @begin: first block
+ * @end: one past the last
+ * @waiters: bios that start again, or go on, when the range is released
+ */
+struct thin_busy {
+	struct rb_node node;
+	u64 begin;
+	u64 end;
+	struct bio_list waiters;
+};
+
+/**
+ * struct thin_work - a virtual block on road 2
+ * @busy: the block, and the bios that are issued when it is mapped
+ * @list: in the worker's list, then in vol->done
+ * @tt: target of the first bio (its external origin is copied from)
+ * @block: reserved data block, valid when @reserved
+ * @expect: what the virtual block is mapped to now, or THIN_EXPECT_HOLE
+ * @epoch: reader index held while the old block is copied, or -1
+ * @overwrite: the bio that covers the whole block and is issued to it directly
+ * @pending: I/Os in flight, and one for who starts them
+ * @status: first error
+ */
+struct thin_work {
+	struct thin_busy busy;
+	struct list_head list;
+	struct thin_vol *vol;
+	struct thin_target *tt;
+	u64 block;
+	bool reserved;
+	u64 expect;
+	int epoch;
+	struct bio *overwrite;
+	atomic_t pending;
+	blk_status_t status;
+};
+
+/**
+ * struct thin_discard - a discard on road 3
+ * @next: first block that is not unmapped yet
+ */
+struct thin_discard {
+	struct thin_busy busy;
+	struct list_head list;
+	struct bio *bio;
+	u64 next;
+};
+
+/**
+ * struct thin_bio - per-bio data of a thin
+ * @node: for sorting in the worker
+ * @work: the work that this bio is the whole-block write of
+ * @epoch: reader index in the volume's domain, or -1
+ * @durable: when its write has ended, the bio waits for a commit
+ * @iter: the range, for a bio that must be issued again
+ */
+struct thin_bio {
+	struct thin_target *tt;
+	struct rb_node node;
+	struct thin_work *work;
+	int epoch;
+	bool durable;
+	struct bvec_iter iter;
+};
+
+/* ---- small things ---- */
+
+static inline struct thin_bio *thin_bio(struct bio *bio)
+{
+	return dm_per_bio_data(bio, sizeof(struct thin_bio));
+}
+
+static inline enum pool_mode pool_mode(const struct pool *pool)
+{
+	return READ_ONCE(pool->mode);
+}
+
+/* Virtual or data block of a sector, rounded down. */
+static inline u64 pool_block(const struct pool *pool, sector_t sector)
+{
+	return pool->block_shift >= 0 ? sector >> pool->block_shift :
+					div64_u64(sector, pool->block_sectors);
+}
+
+static inline sector_t pool_block_sector(const struct pool *pool, u64 block)
+{
+	return pool->block_shift >= 0 ? block << pool->block_shift : block * pool->block_sectors;
+}
+
+static inline void thin_end_bio(struct bio *bio, blk_status_t status)
+{
+	bio->bi_status = status;
+	bio_endio(bio);
+}
+
+static inline void thin_epoch_enter(struct thin_vol *vol, struct thin_bio *tb)
+{
+	tb->epoch = srcu_down_read(&vol->srcu);
+}
+
+static inline void thin_epoch_leave(struct thin_vol *vol, struct thin_bio *tb)
+{
+	if (tb->epoch >= 0) {
+		srcu_up_read(&vol->srcu, tb->epoch);
+		tb->epoch = -1;
+	}
+}
+
+/* ---- dm-thin.c ---- */
+
+extern struct target_type thin_target_type;
+
+/* ---- dm-thin-vol.c ---- */
+
+struct thin_vol *thin_vol_get(struct pool *pool, u32 id);
+void thin_vol_put(struct thin_vol *vol);
+void thin_vol_close(struct thin_vol *vol);
+void thin_vol_unref(struct thin_vol *vol);
+void thin_vol_defer(struct thin_vol *vol, struct bio *bio);
+void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios);
+void thin_vol_hold(struct thin_vol *vol, struct bio *bio);
+void thin_vol_requeue_held(struct thin_target *tt);
+void thin_vol_end_list(struct bio_list *bios, blk_status_t status);
+void thin_vol_kick(struct thin_vol *vol);
+void thin_vol_wait_idle(struct thin_vol *vol);
+
+struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end);
+void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end);
+void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters);
+
+/* ---- dm-thin-map.c ---- */
+
+int thin_map_bio(struct thin_target *tt, struct bio *bio);
+bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works);
+void thin_map_issue(struct thin_target *tt, struct bio *bio, u64 block);
+
+/* ---- dm-thin-provision.c ---- */
+
+bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 expect,
+			struct list_head *works);
+void thin_provision_start(struct thin_vol *vol, struct list_head *works);
+void thin_provision_finish(struct thin_vol *vol);
+void thin_provision_io_done(struct thin_work *work, blk_status_t status);
+int thin_provision_init(struct pool *pool);
+void thin_provision_exit(struct pool *pool);
+
+/* ---- dm-thin-discard.c ---- */
+
+int thin_discard_map(struct thin_target *tt, struct bio *bio);
+bool thin_discard_begin(struct thin_vol *vol, struct bio *bio);
+bool thin_discard_step(struct thin_vol *vol);
+int thin_discard_init(struct pool *pool);
+void thin_discard_exit(struct pool *pool);
+
+/* ---- dm-thin-reclaim.c ---- */
+
+int thin_reclaim_init(struct pool *pool);
+void thin_reclaim_exit(struct pool *pool);
+void thin_reclaim_prepare_drops(struct pool *pool);
+void thin_reclaim_drop(void *arg, u64 begin, u64 len);
+void thin_reclaim_freeze(struct pool *pool);
+void thin_reclaim_freed(struct pool *pool, struct thin_freed *set);
+void thin_reclaim_abort(struct pool *pool);
+void thin_reclaim_wait(struct pool *pool);
+
+/* ---- dm-thin-commit.c ---- */
+
+extern const struct thin_meta_ops pool_meta_ops;
+
+int pool_commit(struct pool *pool);
+int pool_commit_locked(struct pool *pool);
+void pool_commit_request(struct pool *pool);
+void pool_commit_bio(struct pool *pool, struct bio *bio);
+void pool_after_change(struct pool *pool);
+bool thin_is_durable(struct thin_vol *vol);
+int pool_commit_init(struct pool *pool);
+void pool_commit_exit(struct pool *pool);
+void pool_waker_start(struct pool *pool);
+void pool_waker_stop(struct pool *pool);
+
+/* ---- dm-thin-mode.c ---- */
+
+void pool_event(struct pool *pool);
+void pool_set_mode(struct pool *pool, enum pool_mode mode);
+void pool_metadata_failed(struct pool *pool, const char *op, int error);
+void pool_metadata_failed_locked(struct pool *pool, const char *op, int error);
+void pool_check_space_locked(struct pool *pool);
+void pool_check_data_low_water(struct pool *pool, u64 want);
+void pool_no_data_space(struct pool *pool);
+void pool_space_found(struct pool *pool);
+void pool_recheck_held(struct pool *pool);
+blk_status_t pool_error_status(struct pool *pool);
+int pool_bind(struct pool *pool, struct pool_target *pt);
+void pool_unbind(struct pool *pool, struct pool_target *pt);
+void pool_mode_init(struct pool *pool);
+
+/* ---- dm-thin-pool-object.c ---- */
+
+struct pool *pool_find_by_md(struct mapped_device *md);
+struct pool *pool_get(struct pool_target *pt, struct block_device *meta_bdev,
+		      struct block_device *data_bdev, sector_t block_sectors, char **error);
+void pool_put_target(struct pool *pool, struct pool_target *pt);
+void pool_put(struct pool *pool);
+void pool_suspend_thins(struct pool *pool);
+void pool_resume_thins(struct pool *pool);
+void pool_add_thin(struct thin_target *tt);
+void pool_remove_thin(struct thin_target *tt);
+
+/* ---- dm-thin-pool-target.c ---- */
+
+extern struct target_type pool_target_type;
+
+/* ---- dm-thin-pool-msg.c ---- */
+
+int pool_message(struct dm_target *ti, unsigned int argc, char **argv, char *result,
+		 unsigned int maxlen);
+void pool_status(struct dm_target *ti, status_type_t type, unsigned int status_flags, char *result,
+		 unsigned int maxlen);
+
+#endif
