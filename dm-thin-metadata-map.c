@@ -183,14 +183,16 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
 		return 0;
 
 	r = sm_take_reserved(&tm->data_sm, ins->block);
-	if (!r)
-		r = bt_insert(&tm->mapping, &td->root, ins->vblock, &value, NULL);
-	if (r < 0)
-		return r;
 	if (r)
-		return sm_dec(&tm->data_sm, old, &freed);
-	td->mapped_blocks++;
-	return 0;
+		return r;
+	r = bt_insert(&tm->mapping, &td->root, ins->vblock, &value, NULL);
+	if (!r)
+		td->mapped_blocks++;
+	else if (r > 0)
+		r = sm_dec(&tm->data_sm, old, &freed);
+	if (r)
+		sm_untake(&tm->data_sm, ins->block);
+	return r;
 }
 
 /**
@@ -202,8 +204,8 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
  * A mapping that is replaced loses its reference to the old data block.
  *
  * Return: 0, also when entries are stale; -EPERM without any change; otherwise
- * an error after which thin_meta_abort() must follow and none of @ins counts
- * as inserted.
+ * an error after which thin_meta_abort() must follow, none of @ins counts as
+ * inserted, and all reservations are the caller's again.
  */
 int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
 {
@@ -217,6 +219,11 @@ int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int n
 		dev_note_change(td);
 	for (i = 0; i < nr && !r; i++)
 		r = insert_one(td, &ins[i]);
+	/* The last one has seen to itself.  I/O to all of them may be under way. */
+	if (r && i)
+		while (--i)
+			if (!ins[i - 1].status)
+				sm_untake(&td->tm->data_sm, ins[i - 1].block);
 	meta_end_change(td->tm);
 	return r;
 }

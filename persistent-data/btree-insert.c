@@ -277,6 +277,9 @@ int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void 
 		if (r)
 			return r;
 		level = level_up(&path, 0);
+		/* A leaf that was the root had nobody above to lower for this key. */
+		if (key < bt_key(path.level[0].node, 0))
+			bt_set_key(path.level[0].node, 0, key);
 	}
 	bt_open_gap(level->node, level->index, 1);
 	bt_set_key(level->node, level->index, key);

@@ -111,9 +111,10 @@ static void unload(struct pd_sm *sm, struct sm_region *r)
 	}
 }
 
+/* In a dirty region the commit may have to note what was freed: it cannot fail then. */
 static void drop_held(struct sm_region *r)
 {
-	if (r->held && !r->nr_held) {
+	if (r->held && !r->nr_held && list_empty(&r->dirty)) {
 		free_page((unsigned long)r->held);
 		r->held = NULL;
 	}
@@ -276,6 +277,7 @@ void sm_abort(struct pd_sm *sm)
 	unsigned long index;
 
 	xa_for_each(&sm->regions, index, r) {
+		INIT_LIST_HEAD(&r->dirty);
 		drop_held(r);
 		if (!r->held) {
 			free_region(sm, r);
@@ -283,7 +285,6 @@ void sm_abort(struct pd_sm *sm)
 		}
 		unload(sm, r);
 		free_bitmap(&r->old);
-		INIT_LIST_HEAD(&r->dirty);
 		r->new_bitmap = 0;
 		r->stale = true;
 	}
@@ -657,6 +658,24 @@ int sm_take_reserved(struct pd_sm *sm, u64 block)
 	set_entry(r, i, 1);
 	sm->nr_allocated++;
 	return 0;
+}
+
+/**
+ * sm_untake() - a counted block becomes reserved again
+ * @sm: the map of data blocks; its transaction is going to be aborted
+ * @block: of sm_take_reserved() under the same hold of the lock
+ */
+void sm_untake(struct pd_sm *sm, u64 block)
+{
+	u32 i;
+	u64 index = div_u64_rem(block, SM_ENTRIES_PER_BITMAP, &i);
+	struct sm_region *r = xa_load(&sm->regions, index);
+
+	if (WARN_ON_ONCE(!r || !r->held))
+		return;
+	r->held[i / ENTRIES_PER_WORD] |= 1ULL << (2 * (i % ENTRIES_PER_WORD));
+	r->nr_held++;
+	sm->nr_reserved++;
 }
 
 /**

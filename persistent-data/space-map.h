@@ -131,6 +131,7 @@ int sm_resize(struct pd_sm *sm, u64 nr_blocks);
 int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
 void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
 int sm_take_reserved(struct pd_sm *sm, u64 block);
+void sm_untake(struct pd_sm *sm, u64 block);
 
 struct sm_freed_page *sm_settle(struct pd_sm *sm);
 void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
