@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Images that others wrote: the layer opens them, reads every mapping as the
+ * exact checker does, and can go on from there.
+ *
+ *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--out FILE]
+ *   sim --huge
+ */
+#include <linux/err.h>
+#include <linux/kernel.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "world.h"
+
+static const struct thin_meta_ops no_ops;
+
+static void read_all(struct thin_meta *tm, const struct check_result *res)
+{
+	struct thin_range range;
+	struct thin_dev *td;
+	struct thin_map map;
+	u64 v, nr;
+	size_t i, k;
+	int r;
+
+	for (i = 0; i < res->live.nr; i++) {
+		const struct check_dev *c = &res->live.devs[i];
+
+		r = thin_meta_open_dev(tm, c->id, &td);
+		if (r)
+			sim_fail("device %llu: open: error %d", c->id, r);
+		r = thin_dev_mapped_blocks(td, &nr);
+		if (r || nr != c->mapped || thin_dev_snapshotted_time(td) != c->stime)
+			sim_fail("device %llu: %llu mapped, should be %llu", c->id, nr, c->mapped);
+		for (k = 0, v = 0; k < c->nr; v = range.vend) {
+			r = thin_dev_find_range(td, v, ~0ULL, true, &range);
+			sim_api_end("thin_dev_find_range");
+			if (r)
+				sim_fail("device %llu from %llu: error %d", c->id, v, r);
+			for (v = range.vbegin; v < range.vend; v++, k++)
+				if (k >= c->nr || c->maps[k].v != v || c->maps[k].b != range.map.block + v - range.vbegin ||
+				    range.map.shared != (c->stime > c->maps[k].t))
+					sim_fail("device %llu differs at block %llu", c->id, v);
+		}
+		r = thin_dev_find_range(td, v, ~0ULL, true, &range);
+		if (r != -ENODATA)
+			sim_fail("device %llu: %d behind its last mapping", c->id, r);
+		for (k = 0; k < c->nr; k += 1 + c->nr / 1000) {
+			r = thin_dev_find(td, c->maps[k].v, true, &map);
+			if (r || map.block != c->maps[k].b || map.time != c->maps[k].t)
+				sim_fail("device %llu block %llu: error %d", c->id, c->maps[k].v, r);
+		}
+		thin_meta_close_dev(td);
+		sim_api_end("thin_meta_close_dev");
+	}
+}
+
+static void must(int r, const char *what)
+{
+	sim_api_end(what);
+	if (r)
+		sim_fail("%s: error %d", what, r);
+}
+
+/* Hand out every free data block and map it: the last ones of the old and the new size are among them. */
+static void fill(struct thin_meta *tm, struct check_result *res, u64 old_size, u64 new_size)
+{
+	struct thin_insert ins[64];
+	struct thin_dev *td;
+	u64 begin, len, n, v = 0, total = 0, want = 0;
+	bool old_last = old_size && res->data_counts[old_size - 1], new_last = false;
+	u32 id = 0, i;
+	int r;
+
+	for (n = 0; n < old_size; n++)
+		want += !res->data_counts[n];
+	want += new_size - old_size;
+	while ((r = thin_meta_create_thin(tm, id)) == -EEXIST)
+		id++;
+	must(r, "create_thin");
+	must(thin_meta_open_dev(tm, id, &td), "open_dev");
+	while (!(r = thin_meta_alloc_data(tm, 64, &begin, &len))) {
+		for (i = 0; i < len; i++, v++) {
+			if (begin + i < old_size && res->data_counts[begin + i])
+				sim_fail("data block %llu is handed out, its count is %u", begin + i,
+					 res->data_counts[begin + i]);
+			old_last |= begin + i == old_size - 1;
+			new_last |= begin + i == new_size - 1;
+			ins[i] = (struct thin_insert){ v, begin + i, THIN_EXPECT_HOLE, 0 };
+		}
+		must(thin_dev_insert(td, ins, len), "insert");
+		total += len;
+		if (thin_meta_wants_commit(tm))
+			must(thin_meta_commit(tm), "commit");
+	}
+	if (r != -ENOSPC)
+		sim_fail("alloc_data: error %d", r);
+	if (total != want)
+		sim_fail("%llu data blocks were handed out, %llu were free", total, want);
+	if (!old_last || (new_size > old_size && !new_last))
+		sim_fail("the last block of the old size or of the new size was never handed out");
+	thin_meta_close_dev(td);
+	must(thin_meta_commit(tm), "commit");
+	printf("filled: %llu data blocks handed out, the last of %llu and of %llu among them\n", total, old_size, new_size);
+}
+
+/* A device of 16 GiB and more: only what the format can address is used. */
+static int huge(void)
+{
+	const u64 blocks = 4194304 + 100;
+	struct disk *d = disk_new(blocks);
+	struct block_device bdev = { .sectors = blocks * 8 + 3, .disk = d };
+	struct thin_meta_space space;
+	struct check_result res;
+	struct thin_meta *tm;
+	int round, r;
+
+	for (round = 0; round < 2; round++) {
+		tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, round == 0, &no_ops, NULL);
+		if (IS_ERR(tm))
+			sim_fail("thin_meta_open: error %ld", PTR_ERR(tm));
+		sim_api_end("thin_meta_open");
+		must(thin_meta_get_space(tm, &space), "get_space");
+		if (space.meta_total != 4161600)
+			sim_fail("%llu metadata blocks in use, should be 4161600", space.meta_total);
+		if (space.meta_free != space.meta_raw_free - 4096)
+			sim_fail("reserve is %llu, should be 4096", space.meta_raw_free - space.meta_free);
+		if (thin_meta_device_mblocks(tm) != 4161600 || thin_meta_low_water_mblocks(tm) != 1024)
+			sim_fail("device %llu low water %llu", thin_meta_device_mblocks(tm), thin_meta_low_water_mblocks(tm));
+		if (round == 0) {
+			must(thin_meta_resize_data(tm, 1000000), "resize_data");
+			must(thin_meta_create_thin(tm, 1), "create_thin");
+			must(thin_meta_commit(tm), "commit");
+		}
+		r = thin_meta_resize_metadata(tm, 4161601);
+		if (r != -EINVAL)
+			sim_fail("growing past the cap: error %d", r);
+		must(thin_meta_close(tm), "close");
+		if (check_image(d, &res, 0))
+			sim_fail("the image is wrong: %s", res.err);
+		if (res.meta.nr_allocated != res.meta.nr_blocks - space.meta_raw_free && round)
+			sim_fail("%llu metadata blocks used, free %llu", res.meta.nr_allocated, space.meta_raw_free);
+		check_free(&res);
+	}
+	disk_free(d);
+	printf("huge: 4161600 metadata blocks used of %llu, reserve 4096\n", blocks);
+	return 0;
+}
+
+int image_main(int argc, char **argv)
+{
+	const char *file = NULL, *xml = NULL, *out = NULL;
+	struct check_result res, after;
+	u64 grow = 0, old_size, block_size;
+	struct block_device bdev;
+	struct thin_meta *tm;
+	unsigned int flags = 0;
+	bool do_fill = false;
+	struct disk *d;
+	int i;
+
+	for (i = 1; i < argc; i++) {
+		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
+
+		if (!strcmp(a, "--huge"))
+			return huge();
+		if (!strcmp(a, "--lax")) {
+			flags |= CHECK_LAX;
+		} else if (!strcmp(a, "--fill")) {
+			do_fill = true;
+		} else if (!v) {
+			goto bad;
+		} else if (i++, !strcmp(a, "--image")) {
+			file = v;
+		} else if (!strcmp(a, "--xml")) {
+			xml = v;
+		} else if (!strcmp(a, "--out")) {
+			out = v;
+		} else if (!strcmp(a, "--grow-data")) {
+			grow = strtoull(v, NULL, 0);
+		} else {
+			goto bad;
+		}
+	}
+	if (!file)
+		goto bad;
+	d = disk_load(file, 0);
+	bdev = (struct block_device){ .sectors = d->nr_blocks * 8, .disk = d };
+	if (check_image(d, &res, flags))
+		sim_fail("%s: the checker: %s", file, res.err);
+	if (xml)
+		tools_compare_xml(xml, &res);
+	block_size = res.data_block_size;
+	tm = thin_meta_open(&bdev, block_size, false, &no_ops, NULL);
+	if (IS_ERR(tm))
+		sim_fail("%s: thin_meta_open: error %ld", file, PTR_ERR(tm));
+	sim_api_end("thin_meta_open");
+	read_all(tm, &res);
+	if (d->nr_writes)
+		sim_fail("%s: reading wrote %llu blocks", file, d->nr_writes);
+	old_size = res.data.nr_blocks;
+	if (grow) {
+		must(thin_meta_resize_data(tm, grow), "resize_data");
+		must(thin_meta_commit(tm), "commit");
+	}
+	if (do_fill)
+		fill(tm, &res, old_size, grow ? grow : old_size);
+	must(thin_meta_close(tm), "close");
+	if (grow || do_fill) {
+		if (check_image(d, &after, 0))
+			sim_fail("%s: written to, then the checker: %s", file, after.err);
+		check_free(&after);
+	}
+	if (out)
+		disk_save(d, out);
+	printf("%s: %zu devices read right\n", file, res.live.nr);
+	check_free(&res);
+	disk_free(d);
+	return 0;
+bad:
+	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--out FILE] | --huge\n");
+	return 2;
+}

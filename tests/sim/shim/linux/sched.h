@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SIM_LINUX_SCHED_H
+#define SIM_LINUX_SCHED_H
+#include <linux/kernel.h>
+#define cond_resched() ({ might_sleep(); 0; })
+#define need_resched() false
+#define schedule() might_sleep()
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the shim offers to the harness; no code under test includes this. */
+#ifndef SIM_CORE_H
+#define SIM_CORE_H
+
+#include <linux/types.h>
+
+/* Any broken rule ends here: the hook says which seed and operation it was. */
+void sim_fail(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+extern void (*sim_fail_hook)(void);
+
+/* Called when an entry point of the layer has returned: nothing may be held any more. */
+void sim_api_end(const char *what);
+
+/* Memory that the layer owns now, in allocations; kmem_caches do not count. */
+extern long sim_live_allocs;
+extern int sim_noio_depth;
+extern int sim_locks_held;
+extern int sim_spins_held;
+
+/* The n-th allocation from now that may fail does; 0 switches it off. */
+extern long sim_alloc_fail_in;
+extern unsigned long sim_allocs;
+
+/* Messages of the layer: kept in a ring, printed when verbose or on failure. */
+extern int sim_log_verbose;
+extern unsigned long sim_log_errors;
+void sim_log_dump(void);
+void sim_log_clear(void);
+
+/* Called by everything that may sleep. */
+void sim_might_sleep(const char *what);
+
+/* splitmix/xorshift: the same numbers on every machine. */
+struct rng {
+	u64 s;
+};
+static inline u64 rng_next(struct rng *r)
+{
+	u64 z = (r->s += 0x9E3779B97F4A7C15ULL);
+
+	z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+	z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+	return z ^ (z >> 31);
+}
+static inline u64 rng_below(struct rng *r, u64 n)
+{
+	return n ? rng_next(r) % n : 0;
+}
+static inline bool rng_chance(struct rng *r, unsigned int percent)
+{
+	return rng_below(r, 100) < percent;
+}
+
+#endif

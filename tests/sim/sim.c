@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Seeded random histories of the metadata layer against the model.
+ *
+ * A history is its seed: the same seed does the same on every machine.  A
+ * failure prints the seed, the operation and the command that replays it.
+ */
+#include <linux/err.h>
+#include <linux/kernel.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "world.h"
+
+static u64 seed_now;
+static long ops_per_seed = 400;
+static char *self;
+
+static void on_fail(void)
+{
+	if (!world_now)
+		return;
+	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
+	fprintf(stderr, "  replay: %s --seed %llu --ops %ld --cuts %u --tools %u --oracle %u --replay\n", self,
+		seed_now, ops_per_seed, opt.cut_percent, opt.tool_percent, opt.oracle_percent);
+}
+
+/* What kind of history: few large devices, many small ones, little space ... */
+struct shape {
+	u64 meta_blocks, data_blocks;
+	u32 max_devs;
+	u64 max_vblock;
+	unsigned int commit_every;
+	unsigned int bulk;
+	bool wide_ids;
+};
+
+static struct shape pick_shape(struct rng *r)
+{
+	struct shape s = { .meta_blocks = 1024, .data_blocks = 4000, .max_devs = 6, .max_vblock = 3000 };
+
+	switch (rng_below(r, 10)) {
+	case 0:		/* metadata runs out */
+		s.meta_blocks = 16 + rng_below(r, 100);
+		break;
+	case 1:		/* data runs out */
+		s.data_blocks = 1 + rng_below(r, 60);
+		s.max_vblock = 100;
+		break;
+	case 2:		/* hundreds of devices: a top level of two levels */
+		s.max_devs = 400;
+		s.max_vblock = 60;
+		s.bulk = 1;
+		break;
+	case 3:		/* one large tree: three levels */
+		s.max_devs = 3;
+		s.data_blocks = 60000;
+		s.max_vblock = 80000;
+		s.meta_blocks = 4096;
+		s.bulk = 2;
+		break;
+	case 4:		/* both maps of several bitmaps */
+		s.data_blocks = 16320 * 2 + rng_below(r, 20000);
+		s.meta_blocks = 16320 + rng_below(r, 20000);
+		break;
+	case 5:		/* keys far apart, up to the end of the key space */
+		s.max_vblock = ~0ULL - 64;
+		break;
+	case 6:		/* much sharing: high counts */
+		s.max_devs = 30;
+		s.max_vblock = 800;
+		break;
+	case 7:
+		s.meta_blocks = 200 + rng_below(r, 200);
+		s.data_blocks = 600;
+		s.max_vblock = 1500;
+		break;
+	}
+	s.commit_every = rng_chance(r, 30) ? 3 : rng_chance(r, 50) ? 15 : 60;
+	s.wide_ids = rng_chance(r, 30);
+	return s;
+}
+
+static u32 pick_id(struct world *w, const struct shape *s)
+{
+	u64 i;
+
+	if (w->open->live.nr && rng_chance(&w->rng, 95))
+		return w->open->live.d[rng_below(&w->rng, w->open->live.nr)].id;
+	i = rng_below(&w->rng, s->max_devs * 2);
+	return s->wide_ids ? (u32)(i * 2654435761u) & THIN_MAX_DEV_ID : i;
+}
+
+static u32 new_id(struct world *w, const struct shape *s)
+{
+	u64 i = rng_below(&w->rng, s->max_devs * 2);
+
+	return s->wide_ids ? (u32)(i * 2654435761u) & THIN_MAX_DEV_ID : i;
+}
+
+static u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
+{
+	struct mdev *dev = state_dev(w->open, id);
+
+	/* Near what is there: runs grow, get holes, meet. */
+	if (dev && dev->set->nr && rng_chance(&w->rng, 60)) {
+		u64 v = dev->set->m[rng_below(&w->rng, dev->set->nr)].v, back = rng_below(&w->rng, 8);
+
+		return v > back ? v - back : v;
+	}
+	return rng_below(&w->rng, s->max_vblock);
+}
+
+static void bulk_write(struct world *w, u32 id, u64 v, u64 nr)
+{
+	for (; nr && state_dev(w->open, id); v += 64, nr -= min_t(u64, nr, 64))
+		op_write(w, id, v, min_t(u64, nr, 64), false);
+}
+
+static void one_op(struct world *w, const struct shape *s)
+{
+	u64 dice = rng_below(&w->rng, 1000), v, n;
+	u32 id = pick_id(w, s);
+	bool there = state_dev(w->open, id);
+
+	if (w->open->live.nr == 0 || (w->open->live.nr < s->max_devs && rng_chance(&w->rng, s->bulk == 1 ? 60 : 4))) {
+		if (w->open->live.nr && rng_chance(&w->rng, 60))
+			op_snap(w, new_id(w, s), id);
+		else
+			op_create(w, new_id(w, s));
+		return;
+	}
+	if (dice < 400 && there) {
+		v = pick_vblock(w, s, id);
+		n = 1 + rng_below(&w->rng, rng_chance(&w->rng, 30) ? 64 : 4);
+		op_write(w, id, v, n, rng_chance(&w->rng, 3));
+	} else if (dice < 440 && there) {
+		v = pick_vblock(w, s, id);
+		n = s->bulk == 2 ? 6000 : 300;
+		bulk_write(w, id, v, 1 + rng_below(&w->rng, n));
+	} else if (dice < 520 && there) {
+		v = pick_vblock(w, s, id);
+		n = rng_chance(&w->rng, 10) ? s->max_vblock : 1 + rng_below(&w->rng, rng_chance(&w->rng, 30) ? 2000 : 30);
+		op_remove(w, id, v, v + min_t(u64, n, ~0ULL - v), rng_chance(&w->rng, 20) ? 1 : 1000000);
+	} else if (dice < 545 && there) {
+		op_stale(w, id, pick_vblock(w, s, id));
+	} else if (dice < 590) {
+		op_snap(w, new_id(w, s), id);
+	} else if (dice < 620) {
+		op_delete(w, id);
+	} else if (dice < 625) {
+		op_create(w, new_id(w, s));
+	} else if (dice < 650) {
+		op_reserve_only(w, 1 + rng_below(&w->rng, 20));
+	} else if (dice < 690) {
+		op_unreserve(w);
+	} else if (dice < 730) {
+		op_release_sets(w, 1 + rng_below(&w->rng, w->nr_sets));
+	} else if (dice < 745) {
+		op_hold(w);
+	} else if (dice < 760) {
+		op_release_hold(w);
+	} else if (dice < 765) {
+		op_trans_id(w, rng_chance(&w->rng, 80));
+	} else if (dice < 772) {
+		op_resize_data(w, w->open->data_blocks + rng_below(&w->rng, 3) * rng_below(&w->rng, 300));
+	} else if (dice < 774) {
+		op_resize_data(w, rng_below(&w->rng, w->open->data_blocks + 1));
+	} else if (dice < 780) {
+		op_resize_meta(w, w->disk->nr_blocks + rng_below(&w->rng, 3) * rng_below(&w->rng, 300));
+	} else if (dice < 785) {
+		op_abort(w);
+	} else if (dice < 793) {
+		stats.reopens++;
+		op_close(w);
+		op_open(w, false);
+	} else if (dice < 800) {
+		look_all(w);
+	} else if (dice < 830 && there) {
+		look_numbers(w, id);
+		look_space(w);
+	} else if (dice < 900 && there) {
+		v = pick_vblock(w, s, id);
+		look_ranges(w, id, v, v + min_t(u64, rng_below(&w->rng, 500), ~0ULL - v));
+	} else if (there) {
+		look_point(w, id, pick_vblock(w, s, id));
+	}
+}
+
+static void history(u64 seed)
+{
+	struct shape s;
+	struct world w;
+	long i;
+
+	seed_now = seed;
+	world_op = 0;
+	world_what = "start";
+	sim_log_clear();
+	{
+		struct rng r = { seed * 77 + 5 };
+
+		s = pick_shape(&r);
+		bufio_policy.evict_percent = rng_chance(&r, 50) ? 50 : 2;
+		bufio_policy.early_write_percent = rng_chance(&r, 50) ? 50 : 5;
+	}
+	world_init(&w, seed, s.meta_blocks, s.data_blocks);
+	w.max_vblock = s.max_vblock + 20000 > s.max_vblock ? s.max_vblock + 20000 : ~0ULL;
+	w.tight = s.meta_blocks < 500;
+	op_open(&w, true);
+	op_resize_data(&w, s.data_blocks);
+	op_commit(&w);
+	for (i = 0; i < ops_per_seed; i++) {
+		world_op = i + 1;
+		stats.ops++;
+		one_op(&w, &s);
+		if (thin_meta_wants_commit(w.tm) || !rng_below(&w.rng, s.commit_every) || w.nr_sets > MAX_SETS - 4) {
+			if (w.nr_sets > MAX_SETS - 8)
+				op_release_sets(&w, MAX_SETS);
+			op_commit(&w);
+		}
+	}
+	world_op = i + 1;
+	look_all(&w);
+	op_commit(&w);
+	look_all(&w);
+	if (rng_chance(&w.rng, 5))
+		op_needs_check(&w);
+	op_close(&w);
+	world_exit(&w);
+}
+
+static void print_stats(void)
+{
+	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu stale inserts\n",
+	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
+	       stats.reopens, stats.aborts, stats.nospace, stats.stale);
+	printf("sim: %llu power cuts (%llu reopened and written to); external judges: %llu images by thin_check 0.9 and 1.x and thin_dump, %llu by another decoder; at most %d buffers held\n",
+	       stats.cuts, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
+}
+
+static void usage(FILE *f)
+{
+	fprintf(f, "usage: sim [--seed N | --seeds A-B] [--ops N] [--cuts PERCENT] [--tools PERCENT] [--oracle PERCENT]\n"
+		   "           [--dir DIR] [--replay]\n"
+		   "       sim --image FILE ...      (see --image --help)\n");
+}
+
+int image_main(int argc, char **argv);
+
+int main(int argc, char **argv)
+{
+	u64 from = 1, to = 20, seed;
+	int i;
+
+	self = argv[0];
+	sim_fail_hook = on_fail;
+	opt.dir = "/tmp";
+	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge")))
+		return image_main(argc, argv);
+	for (i = 1; i < argc; i++) {
+		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
+
+		if (!strcmp(a, "--replay")) {
+			opt.verbose = true;
+			sim_log_verbose = 1;
+			continue;
+		}
+		if (!strcmp(a, "--help")) {
+			usage(stdout);
+			return 0;
+		}
+		if (!v)
+			goto bad;
+		i++;
+		if (!strcmp(a, "--seed")) {
+			from = to = strtoull(v, NULL, 0);
+		} else if (!strcmp(a, "--seeds")) {
+			if (sscanf(v, "%llu-%llu", &from, &to) != 2 || from > to)
+				goto bad;
+		} else if (!strcmp(a, "--ops")) {
+			ops_per_seed = atol(v);
+		} else if (!strcmp(a, "--cuts")) {
+			opt.cut_percent = atoi(v);
+		} else if (!strcmp(a, "--tools")) {
+			opt.tool_percent = atoi(v);
+		} else if (!strcmp(a, "--oracle")) {
+			opt.oracle_percent = atoi(v);
+		} else if (!strcmp(a, "--dir")) {
+			opt.dir = v;
+		} else {
+			goto bad;
+		}
+	}
+	tools_setup();
+	for (seed = from; seed <= to; seed++)
+		history(seed);
+	tools_exit();
+	print_stats();
+	return 0;
+bad:
+	usage(stderr);
+	return 2;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One history: a disk, the layer on top of it, the model beside it.
+ *
+ * Every op_*() calls the layer, changes the model the same way and compares
+ * the answers.  Behind each of them settle() looks whether the superblock was
+ * written; if so the image is checked whole, and the durable model moves on.
+ */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include "../../dm-thin-metadata.h"
+#include "disk.h"
+#include "model.h"
+
+#define MAX_HANDLES 12
+#define MAX_SETS 64
+#define DATA_BLOCK_SECTORS 128
+
+struct handle {
+	u32 id;
+	struct thin_dev *td;
+};
+
+struct freed_set {
+	struct thin_freed *set;
+	u64 *blocks;
+	size_t nr;
+};
+
+struct options {
+	unsigned int cut_percent;	/* commits whose every cut is tried */
+	unsigned int tool_percent;	/* commits that the external tools judge */
+	unsigned int oracle_percent;
+	const char *dir;		/* for images given to tools */
+	bool verbose;
+};
+extern struct options opt;
+
+struct stats {
+	u64 ops, commits, cuts, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
+	u64 check09, check1x, dumps, oracle, tool_commits, reopens, resizes, partial;
+};
+extern struct stats stats;
+
+struct world {
+	struct rng rng;
+	struct rng cut_rng;
+	struct disk *disk;
+	struct block_device bdev;
+	struct thin_meta *tm;
+	struct thin_meta_ops ops;
+	struct state *open, *durable;
+	struct handle handles[MAX_HANDLES];
+	u32 *reserved;
+	u64 nr_reserved;
+	u8 *is_reserved;
+	u16 *quarantined;
+	u8 *dropped;
+	u64 cap_data;
+	struct freed_set sets[MAX_SETS];
+	size_t nr_sets;
+	size_t nr_new_sets;
+	u64 supers_seen;
+	int flush_begun, flush_waited;
+	bool formatted;
+	/* little metadata space: ENOSPC is expected */
+	bool tight;
+	u64 max_vblock;
+};
+
+extern struct world *world_now;
+extern u64 world_op;
+extern const char *world_what;
+
+void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
+void world_exit(struct world *w);
+void settle(struct world *w, const char *what);
+void note_freed(void *arg, u64 block);
+
+void op_open(struct world *w, bool may_format);
+void op_close(struct world *w);
+bool op_commit(struct world *w);
+void op_abort(struct world *w);
+void op_create(struct world *w, u32 id);
+void op_snap(struct world *w, u32 id, u32 origin);
+void op_delete(struct world *w, u32 id);
+void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new);
+void op_stale(struct world *w, u32 id, u64 v);
+void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_steps);
+void op_reserve_only(struct world *w, u64 want);
+void op_unreserve(struct world *w);
+void op_release_sets(struct world *w, size_t nr);
+void op_hold(struct world *w);
+void op_release_hold(struct world *w);
+void op_trans_id(struct world *w, bool right);
+void op_resize_data(struct world *w, u64 nr);
+void op_resize_meta(struct world *w, u64 nr);
+void op_needs_check(struct world *w);
+
+void look_point(struct world *w, u32 id, u64 v);
+void look_ranges(struct world *w, u32 id, u64 begin, u64 end);
+void look_numbers(struct world *w, u32 id);
+void look_space(struct world *w);
+void look_all(struct world *w);
+
+struct thin_dev *world_dev(struct world *w, u32 id);
+void world_close_dev(struct world *w, u32 id);
+void world_close_devs(struct world *w);
+
+/* crash.c */
+void crash_cuts(struct world *w, struct state **allowed, size_t nr);
+/* tools.c */
+void tools_setup(void);
+void tools_exit(void);
+void tools_compare_xml(const char *path, const struct check_result *res);
+void tools_judge(const struct disk *d, const struct check_result *res, bool with_oracle);
+
+#endif
