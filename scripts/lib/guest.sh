@@ -81,7 +81,7 @@ console_complaints() {
 		-e 'possible (circular|recursive) locking|inconsistent lock state|lock held when returning|bad unlock balance' \
 		-e 'suspicious RCU usage|sleeping function called from invalid context|scheduling while atomic' \
 		-e 'INFO: task .* blocked for more than|soft lockup|hard LOCKUP|rcu.*(detected|self-detected) stall|rcu_.* kthread starved' \
-		-e 'kmemleak: [1-9][0-9]* new suspected|unreferenced object 0x' \
+		-e 'init: unreferenced object 0x' \
 		-e 'Kernel panic|Attempted to kill init|Segfault with no mm|Slab .* (corruption|Objects remaining)|Objects remaining' \
 		-e 'workqueue: .* hogged CPU.*BUG' \
 		-e 'dm_bufio.*leaked|leaked buffer' \

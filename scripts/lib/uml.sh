@@ -3,6 +3,7 @@
 #
 # Built from the newest linux-source package of trixie-backports. One source tree, a build
 # tree per kernel name: `uml` from uml.config, `uml-debug` from that and uml.config.debug.
+# uml.patch is applied to the source; it says why.
 # The contract stands at the top of scripts/vm.
 #
 # Layout in the cache: uml/VERSION/src, uml/VERSION/KERNEL (build tree, with linux and
@@ -10,7 +11,7 @@
 
 UML_SUITE=trixie-backports
 UML_SOURCE_REGEX='linux-source-[0-9]+\.[0-9]+'
-UML_HOST_PACKAGES=(gcc make libc6-dev flex bison bc xz-utils perl kmod rsync cpio)
+UML_HOST_PACKAGES=(gcc make patch libc6-dev flex bison bc xz-utils perl kmod rsync cpio)
 
 uml_kernels() { printf '%s\n' uml uml-debug; }
 
@@ -27,6 +28,9 @@ uml_version_dir() {
 		once uml-source uml_fetch_source
 	fi
 	version=$(readlink "$DM_THIN_CACHE/uml/current")
+	if ! cmp -s "$SRC/scripts/lib/uml.patch" "$DM_THIN_CACHE/uml/$version/tried.patch"; then
+		once uml-source uml_patch_source "$DM_THIN_CACHE/uml/$version"
+	fi
 	printf '%s\n' "$DM_THIN_CACHE/uml/$version"
 }
 
@@ -50,10 +54,29 @@ uml_fetch_source() {
 	ln -sfn "$(basename "$dir")" "$DM_THIN_CACHE/uml/current"
 }
 
+# A changed patch replaces the one applied before, so that only what differs is compiled again.
+# A newer kernel may not take it; uml does without.
+uml_patch_source() {
+	local dir=$1 log=$DM_THIN_CACHE/log/uml-patch.log patch=$SRC/scripts/lib/uml.patch
+	! cmp -s "$patch" "$dir/tried.patch" || return 0
+	if [ -e "$dir/applied.patch" ]; then
+		quietly "$log" patch -d "$dir/src" -p1 -R -i "$dir/applied.patch" ||
+			die "the old patch cannot be taken back; remove $dir to start anew"
+		rm -f "$dir/applied.patch"
+	fi
+	if quietly "$log" patch -d "$dir/src" -p1 --dry-run -i "$patch"; then
+		quietly "$log" patch -d "$dir/src" -p1 -i "$patch"
+		cp "$patch" "$dir/applied.patch"
+	else
+		warn "scripts/lib/uml.patch does not fit this kernel; uml-debug will be slow and may complain without cause"
+	fi
+	cp "$patch" "$dir/tried.patch"
+}
+
 uml_config_key() {
 	local files
 	mapfile -t files < <(uml_configs "$1")
-	{ cat "${files[@]}"; gcc -dumpfullversion; } | sha256sum | cut -c1-16
+	{ cat "${files[@]}" "$SRC/scripts/lib/uml.patch"; gcc -dumpfullversion; } | sha256sum | cut -c1-16
 }
 
 uml_prepare() {
@@ -89,13 +112,12 @@ uml_build() {
 	( while sleep 60 >/dev/null 2>&1; do note "$(grep -c '^  ' "$log") steps, now: $(tail -n 1 "$log" | cut -c1-60)"; done ) &
 	progress=$!
 	# shellcheck disable=SC2064
-	trap "kill $progress 2>/dev/null" EXIT
+	trap "kill $progress 2>/dev/null || true" EXIT
 	quietly "$log" uml_make "$build" -j"$JOBS" linux modules ||
 		die "the kernel '$kernel' does not build"
 	rm -rf "$build/root"
 	quietly "$log" uml_make "$build" INSTALL_MOD_PATH="$build/root" INSTALL_MOD_STRIP=1 modules_install ||
 		die "the modules of '$kernel' could not be installed in the cache"
-	kill "$progress" 2>/dev/null || true
 	printf '%s\n' "$key" >"$build/built"
 	note "built $("$build/linux" --version)"
 }
