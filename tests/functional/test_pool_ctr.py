@@ -100,6 +100,12 @@ def test_same_device_string_for_both(rig, disks):
     assert refused(rig, f"0 131072 thin-pool {data} {data} 128 0") == EINVAL
 
 
+@pytest.mark.improvement("B13")
+def test_same_device_under_two_names(rig, disks):
+    _, data = disks
+    assert refused(rig, f"0 131072 thin-pool {number(data.path)} {data} 128 0") == EINVAL
+
+
 def test_missing_devices(rig, disks):
     meta, data = disks
     assert refused(rig, f"0 131072 thin-pool /dev/no-such-disk {data} 128 0") == errno.ENOENT
@@ -184,6 +190,12 @@ def test_two_pools_may_share_a_data_device(rig):
 def test_reload_checks_the_form_of_the_block_size(rig):
     pool = rig.pool()
     assert error_of(pool.load, pool.table(bs=129)) == EINVAL
+
+
+@pytest.mark.improvement("B14")
+def test_reload_with_another_block_size(rig):
+    pool = rig.pool()
+    assert error_of(pool.load, pool.table(bs=256)) == EINVAL
 
 
 def test_ignore_discard_cannot_be_toggled(rig):

@@ -2,6 +2,7 @@
 
 import re
 import struct
+import tempfile
 
 from . import io, proc
 
@@ -117,3 +118,13 @@ def mappings(disk, *options):
             origin, data, length = (int(n) for n in found.groups())
             current.update((origin + n, data + n) for n in range(length))
     return devices
+
+
+def restore(disk, xml, series="1"):
+    """Write the metadata that XML (text, or the path of a file) describes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".xml", encoding="ascii") as file:
+        if xml.lstrip().startswith("<"):
+            file.write(xml)
+            file.flush()
+            xml = file.name
+        proc.run(tool("thin_restore", series), "-i", xml, "-o", disk)

@@ -98,14 +98,16 @@ class Rig:
         self.stop(pool)
 
     @staticmethod
-    def base(disk):
-        """The disk itself, below a switch that may be set to fail."""
-        return disk.lower if isinstance(disk, Switch) else disk
+    def healed(disk):
+        """The disk, no longer failing if it is one that can be told to."""
+        if isinstance(disk, Switch):
+            disk.good()
+        return disk
 
     def inspect(self, pool):
         if not pool.checked:
             return
-        disk = self.base(pool.meta)
+        disk = self.healed(pool.meta)
         metadata.check(disk)
         needs_check = metadata.Superblock(disk).needs_check
         assert needs_check == pool.expect_needs_check, f"needs_check is {needs_check} on {pool.name}'s disk"
