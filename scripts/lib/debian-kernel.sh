@@ -179,10 +179,16 @@ trim_modules() {
 	sed -i -E 's/\.ko\.(xz|zst)$/.ko/' "$modules/modules.order"
 }
 
-# Older versions of the same kernel go, also what was built against them.
+# Older versions of the same kernel go with all that was built against them, but not while a guest may run on them.
 prune_kernels() {
 	local kernel=$1 keep=$2 old
 	for old in "$DM_THIN_CACHE/debian/kernel/$kernel"/*; do
-		[ "$old" = "$keep" ] || rm -rf "$old"
+		if [ "$old" = "$keep" ]; then
+			rm -f "$old/superseded"
+		elif [ ! -e "$old/superseded" ]; then
+			: >"$old/superseded"
+		elif [ -n "$(find "$old/superseded" -mmin +1440)" ]; then
+			rm -rf "$old"
+		fi
 	done
 }
