@@ -129,10 +129,18 @@ archive_keyring() {
 	printf '%s\n' /usr/share/keyrings/debian-archive-keyring.gpg
 }
 
+# Security updates are where a machine that gets them has them; without, the point release must do.
+find_security_uri() {
+	[ -z "${DM_THIN_MIRROR:-}" ] || return 0
+	# shellcheck disable=SC2016  # apt's own placeholders
+	apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+		awk '$1 == "Debian" && $2 ~ /-security$/ && !uri { uri = $3 } END { print uri }'
+}
+
 suite_root() { printf '%s\n' "$DM_THIN_CACHE/apt/$1"; }
 
 suite_setup() {
-	local suite=$1 root uri keyring stamp
+	local suite=$1 root uri security keyring stamp
 	case $suite in
 	bookworm | bookworm-backports | trixie | trixie-backports) ;;
 	*) die "unknown Debian suite '$suite'" ;;
@@ -148,6 +156,10 @@ suite_setup() {
 	mkdir -p "$root/etc" "$root/lists/partial" "$root/archives/partial"
 	: >"$root/status"
 	printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite" >"$root/etc/sources.list"
+	security=$(find_security_uri)
+	if [ -n "$security" ] && [[ $suite != *-backports ]]; then
+		printf 'deb [signed-by=%s] %s %s-security main\n' "$keyring" "${security%/}" "$suite" >>"$root/etc/sources.list"
+	fi
 	# The host's apt.conf.d stays in force: it may hold a proxy.
 	cat >"$root/apt.conf" <<-CONF
 		Dir::Etc::sourcelist "$root/etc/sources.list";
