@@ -154,7 +154,7 @@ uml_make_module() {
 		printf '%s\n' "$stamp" >"$dir/.kernel"
 	fi
 	if ! uml_make "$build" M="$dir" W=1 "${werror[@]}" -j"$JOBS" modules >"$log" 2>&1 </dev/null; then
-		cat "$log" >&2
+		grep -vE "^make|^  [A-Z]" "$log" >&2 || true
 		die "the module does not build for '$kernel'"
 	fi
 	grep -E 'warning|WARNING|^[^ ].*(:[0-9]+:|note:)' "$log" >&2 || true
