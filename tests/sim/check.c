@@ -339,7 +339,10 @@ static void collect(struct walk *w, struct check_dev *dev, u64 b)
 			collect(w, dev, le(vals + 8 * i, 8));
 		return;
 	}
-	dev->maps = grow(dev->maps, dev->nr + nr + 1, sizeof(*dev->maps));
+	if (dev->nr + nr > dev->cap) {
+		dev->cap = 2 * (dev->nr + nr);
+		dev->maps = grow(dev->maps, dev->cap, sizeof(*dev->maps));
+	}
 	for (i = 0; i < nr; i++) {
 		v = le(vals + 8 * i, 8);
 		dev->maps[dev->nr++] = (struct mapping){ le(p + 32 + 8 * i, 8), v >> 24, v & 0xffffff };

@@ -18,7 +18,7 @@ struct check_dev {
 	u64 id, root, mapped, trans;
 	u32 ctime, stime;
 	struct mapping *maps;
-	size_t nr;
+	size_t nr, cap;
 };
 
 struct check_side {

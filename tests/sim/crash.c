@@ -100,7 +100,7 @@ static void judge(struct world *w, struct disk *cut, const char *where, struct s
 	if (diff)
 		sim_fail("%s: the image is none of the allowed states: %s", where, diff);
 	if (tools)
-		tools_judge(cut, &res, false);
+		tools_judge(cut, true, false);
 	check_free(&res);
 	if (rng_chance(&w->cut_rng, 20))
 		reopen(cut, allowed[i], where);

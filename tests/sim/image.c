@@ -5,6 +5,7 @@
  *
  *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--out FILE]
  *   sim --huge
+ *   sim --make-xml FILE --mappings N --data-blocks N
  */
 #include <linux/err.h>
 #include <linux/kernel.h>
@@ -69,7 +70,7 @@ static void fill(struct thin_meta *tm, struct check_result *res, u64 old_size, u
 	struct thin_insert ins[64];
 	struct thin_dev *td;
 	u64 begin, len, n, v = 0, total = 0, want = 0;
-	bool old_last = old_size && res->data_counts[old_size - 1], new_last = false;
+	bool old_last = !old_size || res->data_counts[old_size - 1], new_last = false;
 	u32 id = 0, i;
 	int r;
 
@@ -148,9 +149,45 @@ static int huge(void)
 	return 0;
 }
 
+/*
+ * XML for thin_restore: device 1 has every second mapping, scattered over the
+ * data device; device 2 the other half, in runs; device 3 shares data with 2.
+ */
+static int make_xml(const char *path, u64 mappings, u64 data_blocks)
+{
+	const u64 stride = 7919, runs = mappings / 2 / 100, scattered = mappings - runs * 100;
+	FILE *f = fopen(path, "w");
+	u64 i, b, used = 0, shared;
+
+	if (!f || mappings < 1000 || data_blocks < mappings)
+		sim_fail("cannot make XML of %llu mappings in %llu blocks as %s", mappings, data_blocks, path);
+	shared = runs / 10;
+	fprintf(f, "<superblock uuid=\"\" time=\"5\" transaction=\"3\" flags=\"0\" version=\"2\" data_block_size=\"128\" nr_data_blocks=\"%llu\">\n",
+		data_blocks);
+	fprintf(f, "  <device dev_id=\"1\" mapped_blocks=\"%llu\" transaction=\"1\" creation_time=\"0\" snap_time=\"2\">\n", scattered);
+	for (i = 0; i < scattered; i++) {
+		b = i * stride % scattered;
+		fprintf(f, "    <single_mapping origin_block=\"%llu\" data_block=\"%llu\" time=\"%llu\"/>\n", 3 * i, b, i % 4);
+	}
+	fprintf(f, "  </device>\n");
+	used = scattered;
+	fprintf(f, "  <device dev_id=\"2\" mapped_blocks=\"%llu\" transaction=\"2\" creation_time=\"1\" snap_time=\"4\">\n", runs * 100);
+	for (i = 0; i < runs; i++)
+		fprintf(f, "    <range_mapping origin_begin=\"%llu\" data_begin=\"%llu\" length=\"100\" time=\"3\"/>\n", i * 131,
+			used + i * 100);
+	fprintf(f, "  </device>\n");
+	fprintf(f, "  <device dev_id=\"3\" mapped_blocks=\"%llu\" transaction=\"2\" creation_time=\"4\" snap_time=\"4\">\n", shared * 100);
+	for (i = 0; i < shared; i++)
+		fprintf(f, "    <range_mapping origin_begin=\"%llu\" data_begin=\"%llu\" length=\"100\" time=\"3\"/>\n", i * 131,
+			used + i * 100);
+	fprintf(f, "  </device>\n</superblock>\n");
+	return fclose(f) ? 1 : 0;
+}
+
 int image_main(int argc, char **argv)
 {
-	const char *file = NULL, *xml = NULL, *out = NULL;
+	const char *file = NULL, *xml = NULL, *out = NULL, *make = NULL;
+	u64 mappings = 0, data_blocks = 0;
 	struct check_result res, after;
 	u64 grow = 0, old_size, block_size;
 	struct block_device bdev;
@@ -177,12 +214,20 @@ int image_main(int argc, char **argv)
 			xml = v;
 		} else if (!strcmp(a, "--out")) {
 			out = v;
+		} else if (!strcmp(a, "--make-xml")) {
+			make = v;
+		} else if (!strcmp(a, "--mappings")) {
+			mappings = strtoull(v, NULL, 0);
+		} else if (!strcmp(a, "--data-blocks")) {
+			data_blocks = strtoull(v, NULL, 0);
 		} else if (!strcmp(a, "--grow-data")) {
 			grow = strtoull(v, NULL, 0);
 		} else {
 			goto bad;
 		}
 	}
+	if (make)
+		return make_xml(make, mappings, data_blocks);
 	if (!file)
 		goto bad;
 	d = disk_load(file, 0);
@@ -208,7 +253,7 @@ int image_main(int argc, char **argv)
 		fill(tm, &res, old_size, grow ? grow : old_size);
 	must(thin_meta_close(tm), "close");
 	if (grow || do_fill) {
-		if (check_image(d, &after, 0))
+		if (check_image(d, &after, flags))
 			sim_fail("%s: written to, then the checker: %s", file, after.err);
 		check_free(&after);
 	}
@@ -219,6 +264,7 @@ int image_main(int argc, char **argv)
 	disk_free(d);
 	return 0;
 bad:
-	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--out FILE] | --huge\n");
+	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--out FILE]\n"
+		"       sim --huge | sim --make-xml FILE --mappings N --data-blocks N\n");
 	return 2;
 }

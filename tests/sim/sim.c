@@ -13,13 +13,12 @@
 #include <unistd.h>
 #include "world.h"
 
-static u64 seed_now;
 static long ops_per_seed = 400;
 static char *self;
 
 static void on_fail(void)
 {
-	if (!world_now)
+	if (!seed_now)
 		return;
 	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
 	fprintf(stderr, "  replay: %s --seed %llu --ops %ld --cuts %u --tools %u --oracle %u --replay\n", self,
@@ -257,7 +256,7 @@ int main(int argc, char **argv)
 	self = argv[0];
 	sim_fail_hook = on_fail;
 	opt.dir = "/tmp";
-	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge")))
+	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--make-xml")))
 		return image_main(argc, argv);
 	for (i = 1; i < argc; i++) {
 		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;

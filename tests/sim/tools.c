@@ -4,10 +4,9 @@
  * and, when there is one, an external decoder of the format.
  *
  *   THIN_TOOLS   directory with thin_check-0.9, thin_check-1, thin_dump-0.9, thin_dump-1
- *   THINFMT      a Python decoder with class Meta(path).check() (errors, leaks, warnings)
+ *   THINFMT      a Python script that judges an image: THINFMT --strict -q FILE exits with 0
  */
 #include <linux/kernel.h>
-#include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,121 +17,114 @@
 
 extern char **environ;
 
-static char image[256], output[256], errors[256];
-static const char *tools_dir;
-static FILE *oracle_in, *oracle_out;
-static pid_t oracle_pid;
+/* Judges run beside the simulation: thin_check 1.x sleeps half a second each time. */
+#define MAX_SLOTS 24
 
-static void start_oracle(const char *thinfmt)
-{
-	static const char script[] =
-		"import sys, os, importlib.util\n"
-		"spec = importlib.util.spec_from_file_location('thinfmt', sys.argv[1])\n"
-		"mod = importlib.util.module_from_spec(spec)\n"
-		"spec.loader.exec_module(mod)\n"
-		"for line in sys.stdin:\n"
-		"    try:\n"
-		"        r = mod.Meta(line.strip()).check()\n"
-		"        bad = list(r.errors) + list(r.leaks) + list(r.warnings)\n"
-		"    except Exception as e:\n"
-		"        bad = ['exception %r' % e]\n"
-		"    print('; '.join(str(b) for b in bad[:3]).replace('\\n', ' ') or 'ok', flush=True)\n";
-	char *argv[] = { "python3", "-c", (char *)script, (char *)thinfmt, NULL };
-	posix_spawn_file_actions_t fa;
-	int in[2], out[2];
+struct slot {
+	pid_t pid;
+	bool dump;
+	u64 seed, op;
+	char what[80];
+	char image[256], output[256], errors[256];
+};
 
-	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
-		sim_fail("no pipe for the external decoder");
-	posix_spawn_file_actions_init(&fa);
-	posix_spawn_file_actions_adddup2(&fa, in[0], 0);
-	posix_spawn_file_actions_adddup2(&fa, out[1], 1);
-	if (posix_spawnp(&oracle_pid, "python3", &fa, NULL, argv, environ))
-		sim_fail("python3 does not start");
-	posix_spawn_file_actions_destroy(&fa);
-	close(in[0]);
-	close(out[1]);
-	oracle_in = fdopen(in[1], "w");
-	oracle_out = fdopen(out[0], "r");
-}
+static struct slot slots[MAX_SLOTS];
+static const char *tools_dir, *thinfmt;
 
 void tools_setup(void)
 {
-	const char *thinfmt = getenv("THINFMT");
+	struct slot *s;
 
 	tools_dir = getenv("THIN_TOOLS");
-	snprintf(image, sizeof(image), "%s/image.%d", opt.dir, getpid());
-	snprintf(output, sizeof(output), "%s/output.%d", opt.dir, getpid());
-	snprintf(errors, sizeof(errors), "%s/errors.%d", opt.dir, getpid());
-	if (opt.oracle_percent) {
-		if (!thinfmt)
-			sim_fail("--oracle needs the path of the external decoder in THINFMT");
-		start_oracle(thinfmt);
-	}
+	thinfmt = getenv("THINFMT");
 	if (opt.tool_percent && !tools_dir)
 		sim_fail("--tools needs the directory of the thin tools in THIN_TOOLS");
-}
-
-void tools_exit(void)
-{
-	if (oracle_in) {
-		fclose(oracle_in);
-		fclose(oracle_out);
-		waitpid(oracle_pid, NULL, 0);
+	if (opt.oracle_percent && !thinfmt)
+		sim_fail("--oracle needs the path of the external decoder in THINFMT");
+	for (s = slots; s < slots + MAX_SLOTS; s++) {
+		snprintf(s->image, sizeof(s->image), "%s/image.%d.%d", opt.dir, getpid(), (int)(s - slots));
+		snprintf(s->output, sizeof(s->output), "%s/output.%d.%d", opt.dir, getpid(), (int)(s - slots));
+		snprintf(s->errors, sizeof(s->errors), "%s/errors.%d.%d", opt.dir, getpid(), (int)(s - slots));
 	}
-	unlink(image);
-	unlink(output);
-	unlink(errors);
 }
 
-static int run(const char *tool, const char *arg)
+static void fail_slot(struct slot *s, const char *why)
 {
-	char path[512];
-	char *argv[] = { path, image, NULL, NULL };
-	posix_spawn_file_actions_t fa;
-	int status;
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "%s/%s", tools_dir, tool);
-	if (arg) {
-		argv[1] = (char *)arg;
-		argv[2] = image;
-	}
-	posix_spawn_file_actions_init(&fa);
-	posix_spawn_file_actions_addopen(&fa, 1, output, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	posix_spawn_file_actions_addopen(&fa, 2, errors, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	if (posix_spawn(&pid, path, &fa, NULL, argv, environ))
-		sim_fail("%s does not start", path);
-	posix_spawn_file_actions_destroy(&fa);
-	if (waitpid(pid, &status, 0) != pid)
-		sim_fail("%s is lost", path);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static void must_pass(const char *tool, const char *arg)
-{
-	char text[400];
+	char text[600];
 	size_t n = 0;
-	FILE *f;
-	int r = run(tool, arg);
+	FILE *f = fopen(s->errors, "r");
 
-	if (!r)
-		return;
-	f = fopen(errors, "r");
 	if (f) {
 		n = fread(text, 1, sizeof(text) - 1, f);
 		fclose(f);
 	}
 	text[n] = 0;
-	sim_fail("%s exits with %d: %s (image kept as %s)", tool, r, text, image);
+	/* The simulation has gone on since: the replay is for where the image was taken. */
+	seed_now = s->seed;
+	world_op = s->op;
+	world_what = s->what;
+	sim_fail("%s: %s (image kept as %s)", why, text, s->image);
+}
+
+static void finish(struct slot *s, int status)
+{
+	struct check_result res;
+	struct disk *d;
+
+	s->pid = 0;
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		fail_slot(s, "an external judge rejects the image");
+	if (s->dump) {
+		d = disk_load(s->image, 0);
+		if (check_image(d, &res, 0))
+			fail_slot(s, res.err);
+		tools_compare_xml(s->output, &res);
+		check_free(&res);
+		disk_free(d);
+	}
+}
+
+static void reap(void)
+{
+	struct slot *s;
+	int status;
+	pid_t pid = waitpid(-1, &status, 0);
+
+	for (s = slots; s < slots + MAX_SLOTS; s++)
+		if (s->pid == pid) {
+			finish(s, status);
+			return;
+		}
+	sim_fail("waitpid: no judge has the id %d", pid);
+}
+
+void tools_exit(void)
+{
+	struct slot *s;
+
+	for (s = slots; s < slots + MAX_SLOTS; s++)
+		while (s->pid)
+			reap();
+	for (s = slots; s < slots + MAX_SLOTS; s++) {
+		unlink(s->image);
+		unlink(s->output);
+		unlink(s->errors);
+	}
+}
+
+static struct slot *free_slot(void)
+{
+	struct slot *s;
+
+	for (;;) {
+		for (s = slots; s < slots + MAX_SLOTS; s++)
+			if (!s->pid)
+				return s;
+		reap();
+	}
 }
 
 /* ---- thin_dump's XML ---- */
-
-struct part {
-	char name[64];
-	struct mapping *m;
-	size_t nr;
-};
 
 static bool attr(const char *line, const char *name, u64 *v)
 {
@@ -156,24 +148,36 @@ static u64 need(const char *line, const char *name)
 	return v;
 }
 
-static void push(struct mapping **m, size_t *nr, const struct mapping *add, size_t n)
+struct list {
+	struct mapping *m;
+	size_t nr, cap;
+};
+
+struct part {
+	char name[64];
+	struct list list;
+};
+
+static void push(struct list *l, const struct mapping *add, size_t n)
 {
-	if (!n)
-		return;
-	*m = realloc(*m, (*nr + n) * sizeof(**m));
-	if (!*m)
-		sim_fail("the machine is out of memory");
-	memcpy(*m + *nr, add, n * sizeof(**m));
-	*nr += n;
+	if (l->nr + n > l->cap) {
+		l->cap = 2 * (l->nr + n);
+		l->m = realloc(l->m, l->cap * sizeof(*l->m));
+		if (!l->m)
+			sim_fail("the machine is out of memory");
+	}
+	if (n)
+		memcpy(l->m + l->nr, add, n * sizeof(*l->m));
+	l->nr += n;
 }
 
 void tools_compare_xml(const char *path, const struct check_result *res)
 {
 	struct part *parts = NULL, *part = NULL, *into;
-	size_t nr_parts = 0, dev = 0, at = 0, i, k;
+	size_t nr_parts = 0, dev = 0, i, k;
 	const struct check_dev *c = NULL;
-	struct mapping one, *m = NULL;
-	size_t nr = 0;
+	struct list here = { NULL, 0, 0 };
+	struct mapping one;
 	char line[1024], name[64];
 	FILE *f = fopen(path, "r");
 	u64 len;
@@ -202,14 +206,16 @@ void tools_compare_xml(const char *path, const struct check_result *res)
 			    need(line, "transaction") != c->trans || need(line, "creation_time") != c->ctime ||
 			    need(line, "snap_time") != c->stime)
 				sim_fail("thin_dump: device %llu differs: %s", c->id, line);
-			nr = 0;
+			here.nr = 0;
 		} else if (strstr(line, "</device>")) {
-			if (nr != c->nr)
-				sim_fail("thin_dump: device %llu has %zu mappings, should have %zu", c->id, nr, c->nr);
-			for (i = 0; i < nr; i++)
-				if (m[i].v != c->maps[i].v || m[i].b != c->maps[i].b || m[i].t != c->maps[i].t)
+			if (here.nr != c->nr)
+				sim_fail("thin_dump: device %llu has %zu mappings, should have %zu", c->id, here.nr, c->nr);
+			for (i = 0; i < here.nr; i++) {
+				one = here.m[i];
+				if (one.v != c->maps[i].v || one.b != c->maps[i].b || one.t != c->maps[i].t)
 					sim_fail("thin_dump: device %llu maps %llu to %llu, should map %llu to %llu",
-						 c->id, m[i].v, m[i].b, c->maps[i].v, c->maps[i].b);
+						 c->id, one.v, one.b, c->maps[i].v, c->maps[i].b);
+			}
 		} else if (strstr(line, "<ref ")) {
 			if (sscanf(strstr(line, "name=\"") + 6, "%63[^\"]", name) != 1)
 				sim_fail("thin_dump: %s", line);
@@ -219,12 +225,7 @@ void tools_compare_xml(const char *path, const struct check_result *res)
 					into = &parts[i];
 			if (!into)
 				sim_fail("thin_dump: reference to an unknown part: %s", line);
-			if (part) {
-				/* parts may have moved since: a copy of the mappings is taken */
-				push(&part->m, &part->nr, into->m, into->nr);
-			} else {
-				push(&m, &nr, into->m, into->nr);
-			}
+			push(part ? &part->list : &here, into->list.m, into->list.nr);
 		} else if (strstr(line, "<single_mapping ") || strstr(line, "<range_mapping ")) {
 			bool single = strstr(line, "<single_mapping ");
 
@@ -232,46 +233,47 @@ void tools_compare_xml(const char *path, const struct check_result *res)
 			one.v = need(line, single ? "origin_block" : "origin_begin");
 			one.b = need(line, single ? "data_block" : "data_begin");
 			one.t = need(line, "time");
-			for (k = 0; k < len; k++, one.v++, one.b++) {
-				if (part)
-					push(&part->m, &part->nr, &one, 1);
-				else
-					push(&m, &nr, &one, 1);
-			}
-			at++;
+			for (k = 0; k < len; k++, one.v++, one.b++)
+				push(part ? &part->list : &here, &one, 1);
 		}
 	}
 	fclose(f);
 	if (dev != res->live.nr)
 		sim_fail("thin_dump: %zu devices, should be %zu", dev, res->live.nr);
 	for (i = 0; i < nr_parts; i++)
-		free(parts[i].m);
+		free(parts[i].list.m);
 	free(parts);
-	free(m);
+	free(here.m);
 }
 
-void tools_judge(const struct disk *d, const struct check_result *res, bool with_oracle)
+void tools_judge(const struct disk *d, bool tools, bool oracle)
 {
-	char answer[2048];
+	static const char script[] =
+		"image=$1 output=$2 errors=$3 tools=$4 dump=$5 decoder=$6\n"
+		": >\"$errors\"\n"
+		"if [ \"$tools\" ]; then\n"
+		"	\"$tools/thin_check-0.9\" \"$image\" >>\"$errors\" 2>&1 || { echo 'thin_check 0.9' >>\"$errors\"; exit 1; }\n"
+		"	\"$tools/thin_check-1\" -q \"$image\" >>\"$errors\" 2>&1 || { echo 'thin_check 1.x' >>\"$errors\"; exit 1; }\n"
+		"	\"$tools/$dump\" \"$image\" >\"$output\" 2>>\"$errors\" || { echo 'thin_dump' >>\"$errors\"; exit 1; }\n"
+		"fi\n"
+		"[ -z \"$decoder\" ] || python3 \"$decoder\" --strict -q \"$image\" >>\"$errors\" 2>&1\n";
+	struct slot *s = free_slot();
+	char *argv[] = {
+		"sh", "-c", (char *)script, "judge", s->image, s->output, s->errors,
+		(char *)(tools ? tools_dir : ""),
+		stats.tool_commits % 2 ? "thin_dump-0.9" : "thin_dump-1",
+		(char *)(oracle ? thinfmt : ""), NULL
+	};
 
-	disk_save(d, image);
-	if (tools_dir && opt.tool_percent) {
-		stats.tool_commits++;
-		must_pass("thin_check-0.9", NULL);
-		must_pass("thin_check-1", "-q");
-		stats.check09++;
-		stats.check1x++;
-		must_pass(stats.dumps % 2 ? "thin_dump-0.9" : "thin_dump-1", NULL);
-		tools_compare_xml(output, res);
-		stats.dumps++;
-	}
-	if (with_oracle && oracle_in) {
-		fprintf(oracle_in, "%s\n", image);
-		fflush(oracle_in);
-		if (!fgets(answer, sizeof(answer), oracle_out))
-			sim_fail("the external decoder died");
-		if (strcmp(answer, "ok\n"))
-			sim_fail("the external decoder: %s (image kept as %s)", answer, image);
-		stats.oracle++;
-	}
+	/* A new file each time: a judge may still map the old one. */
+	unlink(s->image);
+	disk_save(d, s->image);
+	s->dump = tools;
+	s->seed = seed_now;
+	s->op = world_op;
+	snprintf(s->what, sizeof(s->what), "%s", world_what);
+	if (posix_spawn(&s->pid, "/bin/sh", NULL, NULL, argv, environ))
+		sim_fail("/bin/sh does not start");
+	stats.tool_commits += tools;
+	stats.oracle += oracle;
 }

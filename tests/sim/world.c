@@ -11,7 +11,7 @@
 struct options opt;
 struct stats stats;
 struct world *world_now;
-u64 world_op;
+u64 world_op, seed_now;
 const char *world_what = "";
 
 static void *must(void *p)
@@ -185,7 +185,7 @@ void settle(struct world *w, const char *what)
 	tools = opt.tool_percent && rng_chance(&w->cut_rng, opt.tool_percent);
 	oracle = opt.oracle_percent && rng_chance(&w->cut_rng, opt.oracle_percent);
 	if (tools || oracle)
-		tools_judge(w->disk, &res, oracle);
+		tools_judge(w->disk, tools, oracle);
 
 	fill_sets(w);
 	w->formatted = true;
@@ -455,7 +455,7 @@ static bool survived_whole(struct world *w, const char *what, int r)
 
 void op_trans_id(struct world *w, bool right)
 {
-	u64 now = thin_meta_transaction_id(w->tm), next = rng_next(&w->rng);
+	u64 now = thin_meta_transaction_id(w->tm), next = now + 1 + rng_below(&w->rng, 1000);
 	int r;
 
 	note_op(w, "set_transaction_id");

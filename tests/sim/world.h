@@ -39,7 +39,7 @@ extern struct options opt;
 
 struct stats {
 	u64 ops, commits, cuts, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
-	u64 check09, check1x, dumps, oracle, tool_commits, reopens, resizes, partial;
+	u64 oracle, tool_commits, reopens, resizes;
 };
 extern struct stats stats;
 
@@ -70,7 +70,7 @@ struct world {
 };
 
 extern struct world *world_now;
-extern u64 world_op;
+extern u64 world_op, seed_now;
 extern const char *world_what;
 
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
@@ -114,6 +114,6 @@ void crash_cuts(struct world *w, struct state **allowed, size_t nr);
 void tools_setup(void);
 void tools_exit(void);
 void tools_compare_xml(const char *path, const struct check_result *res);
-void tools_judge(const struct disk *d, const struct check_result *res, bool with_oracle);
+void tools_judge(const struct disk *d, bool tools, bool oracle);
 
 #endif
