@@ -194,12 +194,12 @@ void pool_metadata_failed_locked(struct pool *pool, const char *op, int error)
 	if (thin_meta_abort(pool->tm)) {
 		DMERR("%s: failed to abort metadata transaction", name);
 		pool_set_mode(pool, PM_FAIL);
-	} else if (thin_meta_set_needs_check(pool->tm)) {
-		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
-		pool_set_mode(pool, PM_FAIL);
-	} else {
-		pool_set_mode(pool, PM_READ_ONLY);
+		return;
 	}
+	/* A device that takes no writes has kept the last commit: known in core, the flag will do. */
+	if (thin_meta_set_needs_check(pool->tm))
+		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
+	pool_set_mode(pool, thin_meta_needs_check(pool->tm) ? PM_READ_ONLY : PM_FAIL);
 }
 
 /**

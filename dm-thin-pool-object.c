@@ -27,6 +27,22 @@ static bool md_is_held(struct pool *pool, struct mapped_device *md)
 	return false;
 }
 
+/*
+ * Suspend or resume a thin's device without a lock: its suspend lock has the
+ * lockdep class of the pool's own.  The pinned table stays in the list, and
+ * keeps the device alive, until it is unpinned.
+ */
+static void call_pinned(struct pool *pool, struct thin_target *tt,
+			void (*fn)(struct mapped_device *md))
+{
+	tt->pinned = true;
+	mutex_unlock(&pool->tts_lock);
+	fn(tt->md);
+	mutex_lock(&pool->tts_lock);
+	tt->pinned = false;
+	wake_up_all(&pool->unpinned);
+}
+
 /**
  * pool_suspend_thins - stop the I/O of all thins and refuse new tables
  * @pool: pool being suspended
@@ -39,12 +55,12 @@ void pool_suspend_thins(struct pool *pool)
 	struct thin_target *tt;
 
 	mutex_lock(&pool->tts_lock);
-	pool->suspended = true;
+	WRITE_ONCE(pool->suspended, true);
 	list_for_each_entry(tt, &pool->tts, node) {
 		if (md_is_held(pool, tt->md))
 			continue;
-		dm_internal_suspend_noflush(tt->md);
 		tt->holds_suspend = true;
+		call_pinned(pool, tt, dm_internal_suspend_noflush);
 	}
 	mutex_unlock(&pool->tts_lock);
 }
@@ -58,7 +74,7 @@ static void resume_thins(struct pool *pool)
 		if (!tt->holds_suspend)
 			continue;
 		tt->holds_suspend = false;
-		dm_internal_resume(tt->md);
+		call_pinned(pool, tt, dm_internal_resume);
 	}
 }
 
@@ -70,7 +86,7 @@ void pool_resume_thins(struct pool *pool)
 {
 	mutex_lock(&pool->tts_lock);
 	resume_thins(pool);
-	pool->suspended = false;
+	WRITE_ONCE(pool->suspended, false);
 	mutex_unlock(&pool->tts_lock);
 }
 
@@ -86,25 +102,34 @@ void pool_add_thin(struct thin_target *tt)
 
 /**
  * pool_remove_thin - a table of a thin goes
- * @tt: the table; tts_lock held
+ * @tt: the table, without bios
  *
  * Its device's suspension passes to another table of the device, or ends.
  */
 void pool_remove_thin(struct thin_target *tt)
 {
+	struct pool *pool = tt->pool;
 	struct thin_target *other;
+	bool resume;
 
-	lockdep_assert_held(&tt->pool->tts_lock);
+	mutex_lock(&pool->tts_lock);
+	while (tt->pinned) {
+		mutex_unlock(&pool->tts_lock);
+		wait_event(pool->unpinned, !READ_ONCE(tt->pinned));
+		mutex_lock(&pool->tts_lock);
+	}
 	list_del(&tt->node);
-	if (!tt->holds_suspend)
-		return;
-	list_for_each_entry(other, &tt->pool->tts, node) {
-		if (other->md == tt->md) {
+	resume = tt->holds_suspend;
+	list_for_each_entry(other, &pool->tts, node) {
+		if (resume && other->md == tt->md) {
 			other->holds_suspend = true;
-			return;
+			resume = false;
 		}
 	}
-	dm_internal_resume(tt->md);
+	thin_vol_put(tt->vol);
+	mutex_unlock(&pool->tts_lock);
+	if (resume)
+		dm_internal_resume(tt->md);
 }
 
 /* ---- making ---- */
@@ -151,6 +176,7 @@ static struct pool *create(struct pool_target *pt, struct block_device *meta_bde
 		return ERR_PTR(r);
 	}
 	INIT_LIST_HEAD(&pool->tts);
+	init_waitqueue_head(&pool->unpinned);
 	INIT_LIST_HEAD(&pool->vols);
 	mutex_init(&pool->tts_lock);
 	spin_lock_init(&pool->lock);
@@ -302,26 +328,22 @@ static void close_pool(struct pool *pool)
 	if (r)
 		DMWARN("%s: closing the metadata failed: error = %d", dm_device_name(pool->md), r);
 	pool->tm = NULL;
-
-	resume_thins(pool);
 	mutex_unlock(&pool->tts_lock);
 }
 
-static void put_locked(struct pool *pool)
-{
-	if (!--pool->ref)
-		destroy(pool);
-}
-
 /**
- * pool_put - drop a thin's reference
+ * pool_put - drop a reference
  * @pool: pool
  */
 void pool_put(struct pool *pool)
 {
+	bool last;
+
 	mutex_lock(&pools_lock);
-	put_locked(pool);
+	last = !--pool->ref;
 	mutex_unlock(&pools_lock);
+	if (last)
+		destroy(pool);
 }
 
 /**
@@ -331,10 +353,19 @@ void pool_put(struct pool *pool)
  */
 void pool_put_target(struct pool *pool, struct pool_target *pt)
 {
+	bool last;
+
 	pool_unbind(pool, pt);
 	mutex_lock(&pools_lock);
-	if (!--pool->nr_targets)
+	last = !--pool->nr_targets;
+	if (last)
 		close_pool(pool);
-	put_locked(pool);
 	mutex_unlock(&pools_lock);
+
+	if (last) {
+		mutex_lock(&pool->tts_lock);
+		resume_thins(pool);
+		mutex_unlock(&pool->tts_lock);
+	}
+	pool_put(pool);
 }

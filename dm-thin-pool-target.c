@@ -57,6 +57,13 @@ static int parse_features(struct dm_arg_set *as, struct pool_features *f, char *
 	return 0;
 }
 
+static void warn_excess(struct dm_dev *dev)
+{
+	if (bdev_nr_sectors(dev->bdev) > THIN_META_MAX_SECTORS_WARN)
+		DMWARN("Metadata device %s: space beyond %llu sectors will not be used.",
+		       dev->name, THIN_META_MAX_SECTORS);
+}
+
 static int open_devices(struct dm_target *ti, struct pool_target *pt, char **argv)
 {
 	blk_mode_t meta_mode = BLK_OPEN_READ | (pt->requested.read_only ? 0 : BLK_OPEN_WRITE);
@@ -67,9 +74,7 @@ static int open_devices(struct dm_target *ti, struct pool_target *pt, char **arg
 		ti->error = "Error opening metadata block device";
 		return r;
 	}
-	if (bdev_nr_sectors(pt->meta_dev->bdev) > THIN_META_MAX_SECTORS_WARN)
-		DMWARN("Metadata device %s is larger than %llu sectors: excess space will not be used.",
-		       pt->meta_dev->name, THIN_META_MAX_SECTORS);
+	warn_excess(pt->meta_dev);
 	r = dm_get_device(ti, argv[1], BLK_OPEN_READ | BLK_OPEN_WRITE, &pt->data_dev);
 	if (r) {
 		ti->error = "Error getting data device";
@@ -230,9 +235,7 @@ static int grow_metadata(struct pool_target *pt, const struct sizes *s)
 	struct pool *pool = pt->pool;
 	int r;
 
-	if (bdev_nr_sectors(pt->meta_dev->bdev) > THIN_META_MAX_SECTORS_WARN)
-		DMWARN("Metadata device %s is larger than %llu sectors: excess space will not be used.",
-		       pt->meta_dev->name, THIN_META_MAX_SECTORS);
+	warn_excess(pt->meta_dev);
 	DMINFO("%s: growing the metadata device from %llu to %llu blocks",
 	       dm_device_name(pool->md), s->meta_old, s->meta_new);
 	if (pool->mode == PM_OUT_OF_METADATA_SPACE)
@@ -274,7 +277,7 @@ static int grow(struct pool_target *pt)
 	if (s.data_new == s.data_old && s.meta_new == s.meta_old)
 		return 0;
 	if (thin_meta_needs_check(pool->tm)) {
-		DMERR("%s: unable to grow the pool until repaired.", dm_device_name(pool->md));
+		DMERR("%s: unable to take over new sizes until repaired.", dm_device_name(pool->md));
 		return 0;
 	}
 	if (pool->mode >= PM_READ_ONLY)

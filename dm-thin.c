@@ -169,10 +169,7 @@ static void thin_dtr(struct dm_target *ti)
 	struct thin_target *tt = ti->private;
 	struct pool *pool = tt->pool;
 
-	mutex_lock(&pool->tts_lock);
 	pool_remove_thin(tt);
-	thin_vol_put(tt->vol);
-	mutex_unlock(&pool->tts_lock);
 	pool_put(pool);
 	put_devices(ti, tt);
 	kfree(tt);
@@ -261,7 +258,8 @@ static void emit_info(struct thin_target *tt, char *result, unsigned int maxlen)
 	return;
 
 error:
-	DMERR("%s: query of device %u failed: error = %d", dm_device_name(tt->pool->md), vol->id, r);
+	DMERR("%s: query of device %u failed: error = %d",
+	      dm_device_name(tt->pool->md), vol->id, r);
 	scnprintf(result, maxlen, "Error");
 }
 

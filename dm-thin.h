@@ -14,13 +14,15 @@
  * Locks, from outer to inner
  *   suspend lock of the pool's mapped device (device-mapper core)
  *   pools_lock           mutex: the list of pools, references on them
- *   pool->tts_lock       mutex: tables of thins, users of volumes, internal suspension
- *   suspend lock of a thin's mapped device (device-mapper core)
+ *   pool->tts_lock       mutex: tables of thins, users of volumes
  *   pool->state_lock     mutex: mode, bound target, commit, abort
  *   the metadata's own lock, inside thin_meta_*() and thin_dev_*()
  *   pool->lock           spin, irqsave: list of volumes, queues of the pool
  *   vol->lock            spin, irqsave: queues and busy ranges of a volume
- * The hooks of a thin run under its own suspend lock and take only spinlocks.
+ * The hooks of a thin run under its own suspend lock and take only spinlocks;
+ * a thin's suspend lock is taken from here with no lock held but the pool's.
+ * Status and message methods run as readers of their device's table, which a
+ * suspend waits for: they take state_lock at most.
  * No spinlock is held across a call out of these files.
  *
  * Epochs.  A bio that goes to a data block, and a copy that reads one, are
@@ -124,11 +126,12 @@ struct pool {
 	int block_shift;
 	bool gone;
 
-	struct mutex tts_lock;
+	struct mutex tts_lock;		/* tables of thins, users of volumes */
 	bool suspended;
 	struct list_head tts;
+	wait_queue_head_t unpinned;
 
-	struct mutex state_lock;
+	struct mutex state_lock;	/* mode, bound table, commit, abort */
 	enum pool_mode mode;
 	struct pool_target *bound;
 	struct pool_features features;
@@ -139,7 +142,7 @@ struct pool {
 	u64 target_blocks;
 	struct delayed_work no_space_timer;
 
-	spinlock_t lock;
+	spinlock_t lock;		/* vols and the queues below */
 	struct list_head vols;
 
 	struct workqueue_struct *wq;
@@ -211,7 +214,7 @@ struct thin_vol {
 	struct thin_dev *td;
 	struct srcu_struct srcu;
 
-	spinlock_t lock;
+	spinlock_t lock;		/* deferred, held, done */
 	struct bio_list deferred;
 	struct bio_list held;
 	struct rb_root busy;
@@ -232,6 +235,7 @@ struct thin_vol {
  * @node: in pool->tts; tts_lock
  * @holds_suspend: the internal suspension of the mapped device is on this
  *	table's account; tts_lock
+ * @pinned: that is being done, so the table must stay; tts_lock
  * @origin_len: size of the external origin in sectors
  * @requeue: a noflush suspend is going on; written under vol->lock
  */
@@ -242,6 +246,7 @@ struct thin_target {
 	struct list_head node;
 	struct mapped_device *md;
 	bool holds_suspend;
+	bool pinned;
 	struct dm_dev *pool_dev;
 	struct dm_dev *origin_dev;
 	sector_t origin_len;
