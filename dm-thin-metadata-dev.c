@@ -188,19 +188,31 @@ int dev_write_changed(struct thin_meta *tm)
 }
 
 /**
- * dev_reload_all() - take all records from the trees again, after an abort
+ * dev_mark_rolled_back() - a transaction is lost
  * @tm: the pool, locked for writing
- * @rolled_back: the changes are lost, mark the devices that had any
+ * @seq: its number; the devices changed in it are marked
  */
-void dev_reload_all(struct thin_meta *tm, bool rolled_back)
+void dev_mark_rolled_back(struct thin_meta *tm, u64 seq)
+{
+	struct thin_dev *td;
+	unsigned long id;
+
+	xa_for_each(&tm->devs, id, td)
+		if (td->changed_seq == seq)
+			WRITE_ONCE(td->rolled_back, true);
+}
+
+/**
+ * dev_reload_all() - take all records from the trees again, after a rollback
+ * @tm: the pool, locked for writing
+ */
+void dev_reload_all(struct thin_meta *tm)
 {
 	struct thin_dev *td;
 	unsigned long id;
 	int r;
 
 	xa_for_each(&tm->devs, id, td) {
-		if (rolled_back && td->changed_seq == tm->open_seq)
-			WRITE_ONCE(td->rolled_back, true);
 		td->gone = false;
 		r = load(td);
 		if (r) {
@@ -279,13 +291,27 @@ static struct thin_dev *new_record(struct thin_meta *tm, u32 id)
 	return td;
 }
 
-/* Records without an opener stay only for what the trees do not know. */
+/* Records without an opener stay only for what the durable trees do not know. */
 static void drop_record(struct thin_dev *td)
 {
-	if (td->open_count || td->changed || td->rolled_back || td->deleting)
+	if (td->open_count || td->rolled_back || td->deleting ||
+	    td->changed_seq > td->tm->durable_seq)
 		return;
 	xa_erase(&td->tm->devs, td->id);
 	kfree(td);
+}
+
+/**
+ * dev_sweep() - drop the records that were kept for a commit
+ * @tm: the pool, locked for writing
+ */
+void dev_sweep(struct thin_meta *tm)
+{
+	struct thin_dev *td;
+	unsigned long id;
+
+	xa_for_each(&tm->devs, id, td)
+		drop_record(td);
 }
 
 static struct thin_dev *get_record(struct thin_meta *tm, u32 id)
@@ -311,7 +337,7 @@ int thin_meta_open_dev(struct thin_meta *tm, u32 id, struct thin_dev **td)
 	struct thin_dev *record;
 	int r = 0;
 
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	record = tm->failed ? ERR_PTR(-EIO) : get_record(tm, id);
 	if (IS_ERR(record)) {
 		r = PTR_ERR(record);
@@ -319,7 +345,7 @@ int thin_meta_open_dev(struct thin_meta *tm, u32 id, struct thin_dev **td)
 		record->open_count++;
 		*td = record;
 	}
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 	return r;
 }
 
@@ -331,10 +357,10 @@ void thin_meta_close_dev(struct thin_dev *td)
 {
 	struct thin_meta *tm = td->tm;
 
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	td->open_count--;
 	drop_record(td);
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 }
 
 /* ---- creating ---- */
@@ -357,8 +383,7 @@ static int add_device(struct thin_meta *tm, u32 id, u64 root, u64 mapped_blocks)
 	return r < 0 ? r : 0;
 }
 
-/* Nothing may be half done when this says ENOSPC. */
-static int check_room(struct thin_meta *tm, u32 id)
+static int check_new(struct thin_meta *tm, u32 id)
 {
 	struct disk_details details;
 	struct thin_dev *td = xa_load(&tm->devs, id);
@@ -374,10 +399,20 @@ static int check_room(struct thin_meta *tm, u32 id)
 	return tm->space.meta_free ? 0 : -ENOSPC;
 }
 
-/* After the check, running out of space is a failure like any other. */
-static int no_enospc(int r)
+/* What the checks promise to mean "no change" must not come from deeper down. */
+static int hide(int r)
 {
-	return r == -ENOSPC ? -EIO : r;
+	switch (r) {
+	case -EEXIST:
+	case -ENODATA:
+	case -EBUSY:
+	case -EINVAL:
+	case -ENOSPC:
+	case -EPERM:
+		return -EIO;
+	default:
+		return r;
+	}
 }
 
 /* A record kept for the mark of an older device of this number takes the new one. */
@@ -391,34 +426,58 @@ static int revive_record(struct thin_meta *tm, u32 id)
 	return load(td);
 }
 
+static int create_thin(struct thin_meta *tm, u32 id)
+{
+	u64 root;
+	int r;
+
+	meta_mutate(tm);
+	r = bt_empty(&tm->mapping, &root);
+	if (!r)
+		r = add_device(tm, id, root, 0);
+	if (!r)
+		r = revive_record(tm, id);
+	return hide(r);
+}
+
 /**
  * thin_meta_create_thin() - make an empty device
  * @tm: the pool
  * @id: its number, up to THIN_MAX_DEV_ID
  *
  * Return: 0; -EEXIST, -EINVAL, -ENOSPC, -EPERM without any change; otherwise an
- * error after which thin_meta_abort() must follow.
+ * error, and the transaction is rolled back.
  */
 int thin_meta_create_thin(struct thin_meta *tm, u32 id)
 {
-	u64 root;
 	int r = meta_begin_change(tm);
 
 	if (r)
 		return r;
-	r = check_room(tm, id);
-	if (r)
-		goto out;
-	WRITE_ONCE(tm->changed, true);
-	r = bt_empty(&tm->mapping, &root);
+	r = check_new(tm, id);
 	if (!r)
-		r = add_device(tm, id, root, 0);
+		r = create_thin(tm, id);
+	meta_end_change(tm, r);
+	return r;
+}
+
+static int create_snap(struct thin_meta *tm, u32 id, struct thin_dev *origin)
+{
+	int r;
+
+	meta_mutate(tm);
+	r = dev_own_path(origin);
+	if (!r)
+		r = tm_inc(&tm->tm, origin->root);
+	if (!r) {
+		tm->time++;
+		WRITE_ONCE(origin->snapshotted_time, tm->time);
+		dev_note_change(origin);
+		r = add_device(tm, id, origin->root, origin->mapped_blocks);
+	}
 	if (!r)
 		r = revive_record(tm, id);
-	r = no_enospc(r);
-out:
-	meta_end_change(tm);
-	return r;
+	return hide(r);
 }
 
 /**
@@ -430,8 +489,8 @@ out:
  * Format 13.2.  Costs the same whatever the origin's size.
  *
  * Return: 0; -EEXIST, -ENODATA (no such origin), -EINVAL, -ENOSPC, -EOVERFLOW
- * (the clock is at its end), -EPERM without any change; otherwise an error
- * after which thin_meta_abort() must follow.
+ * (the clock is at its end), -EPERM without any change; otherwise an error,
+ * and the transaction is rolled back.
  */
 int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
 {
@@ -440,7 +499,7 @@ int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
 
 	if (r)
 		return r;
-	r = check_room(tm, id);
+	r = check_new(tm, id);
 	if (r)
 		goto out;
 	td = get_record(tm, origin);
@@ -451,40 +510,16 @@ int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
 	if (tm->time >= MAPPING_TIME_MAX) {
 		DMERR("%pg: the snapshot clock is at its end", tm->bdev);
 		r = -EOVERFLOW;
-		goto out_record;
+	} else {
+		r = create_snap(tm, id, td);
 	}
-
-	WRITE_ONCE(tm->changed, true);
-	r = dev_own_path(td);
-	if (!r)
-		r = tm_inc(&tm->tm, td->root);
-	if (!r) {
-		tm->time++;
-		WRITE_ONCE(td->snapshotted_time, tm->time);
-		dev_note_change(td);
-		r = add_device(tm, id, td->root, td->mapped_blocks);
-	}
-	if (!r)
-		r = revive_record(tm, id);
-	r = no_enospc(r);
-out_record:
 	drop_record(td);
 out:
-	meta_end_change(tm);
+	meta_end_change(tm, r);
 	return r;
 }
 
 /* ---- deleting ---- */
-
-static int remove_entries(struct thin_meta *tm, u32 id)
-{
-	int r;
-
-	r = bt_remove(&tm->details, &tm->details_root, id);
-	if (!r)
-		r = bt_remove(&tm->top, &tm->top_root, id);
-	return r;
-}
 
 /* Some leaves less.  Returns 1 when nothing is left to be taken away in steps. */
 static int delete_step(struct thin_dev *td)
@@ -494,6 +529,7 @@ static int delete_step(struct thin_dev *td)
 	u64 next;
 	int r;
 
+	meta_mutate(tm);
 	r = dev_own_path(td);
 	if (r)
 		return r;
@@ -501,7 +537,7 @@ static int delete_step(struct thin_dev *td)
 	r = tm_count(&tm->tm, td->root, &count);
 	if (r || count > 1)
 		return r ?: 1;
-	for (i = 0; i < REMOVE_STEP_LEAVES; i++) {
+	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
 		r = bt_remove_leaf(&tm->mapping, &td->root, 0, U64_MAX, &next, &nr, NULL, NULL);
 		if (r)
 			return r == -ENODATA ? 1 : r;
@@ -515,7 +551,9 @@ static int finish_delete(struct thin_dev *td)
 	struct thin_meta *tm = td->tm;
 	int r;
 
-	r = remove_entries(tm, td->id);
+	r = bt_remove(&tm->details, &tm->details_root, td->id);
+	if (!r)
+		r = bt_remove(&tm->top, &tm->top_root, td->id);
 	if (!r)
 		r = bt_delete(&tm->mapping, td->root);
 	if (!r) {
@@ -525,34 +563,57 @@ static int finish_delete(struct thin_dev *td)
 	return r;
 }
 
-/* Let others have the lock between two steps.  Returns with it held, or an error without. */
+/*
+ * Let others have the locks between two steps, and commit if it is time.
+ * Returns with change_lock held, or an error without.
+ */
 static int breathe(struct thin_meta *tm)
 {
-	meta_end_change(tm);
-	cond_resched();
-	if (thin_meta_wants_commit(tm)) {
-		int r = thin_meta_commit(tm);
+	int r = 0;
 
-		if (r)
-			return r;
+	meta_end_change(tm, 0);
+	cond_resched();
+	if (thin_meta_wants_commit(tm) || !READ_ONCE(tm->space.meta_free))
+		r = thin_meta_commit(tm);
+	return r ?: meta_begin_change(tm);
+}
+
+static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), void *arg)
+{
+	struct thin_meta *tm = td->tm;
+	int r = delete_step(td);
+
+	while (!r) {
+		if (stop_yielding && stop_yielding(arg)) {
+			meta_end_change(tm, 0);
+			r = meta_begin_change(tm);
+		} else {
+			r = breathe(tm);
+		}
+		if (r) {
+			/* Rolled back or made read-only by others meanwhile. */
+			mutex_lock(&tm->change_lock);
+			return -EIO;
+		}
+		r = delete_step(td);
 	}
-	return meta_begin_change(tm);
+	return r == 1 ? finish_delete(td) : r;
 }
 
 /**
  * thin_meta_delete() - delete a device
  * @tm: the pool
  * @id: its number
- * @stop_yielding: asked between steps; from when it says true the lock is kept
- *	to the end.  NULL: never
+ * @stop_yielding: asked between steps; from when it says true no commit is made
+ *	on the way and others get the locks only by chance.  NULL: never
  * @arg: for @stop_yielding
  *
  * Works in bounded steps and lets others change the pool between them; may
  * commit.  After a crash on the way the device is there with fewer mappings.
  *
  * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM
- * without any change; otherwise an error after which thin_meta_abort() must
- * follow.
+ * without any change; otherwise an error, and the transaction is rolled back
+ * unless others have made the pool read-only.
  */
 int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *arg), void *arg)
 {
@@ -571,35 +632,39 @@ int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *a
 		r = PTR_ERR(td);
 		goto out;
 	}
-
 	td->deleting = true;
-	for (;;) {
-		r = delete_step(td);
-		if (r)
-			break;
-		if (stop_yielding && stop_yielding(arg))
-			continue;
-		r = breathe(tm);
-		if (r) {
-			/* An error is never one of those that promise "no change". */
-			down_write(&tm->lock);
-			td->deleting = false;
-			drop_record(td);
-			up_write(&tm->lock);
-			return -EIO;
-		}
-	}
-	if (r == 1)
-		r = finish_delete(td);
+	r = hide(delete_record(td, stop_yielding, arg));
 	td->deleting = false;
-	drop_record(td);
-	r = r == -EBUSY || r == -ENODATA ? -EIO : no_enospc(r);
 out:
-	meta_end_change(tm);
+	meta_end_change(tm, r);
 	return r;
 }
 
 /* ---- the snapshot of the metadata (format 8) ---- */
+
+static int copy_superblock(struct thin_meta *tm)
+{
+	struct disk_superblock *copy;
+	void *data;
+	u64 block;
+	int r;
+
+	meta_mutate(tm);
+	r = tm_new(&tm->tm, PD_SUPERBLOCK, &block, &data);
+	if (!r)
+		r = tm_inc(&tm->tm, tm->top_root);
+	if (!r)
+		r = tm_inc(&tm->tm, tm->details_root);
+	if (r)
+		return r;
+	copy = data;
+	*copy = tm->sb;
+	copy->held_root = 0;
+	memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
+	memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
+	WRITE_ONCE(tm->held_root, block);
+	return 0;
+}
 
 /**
  * thin_meta_reserve_snap() - commit, then keep this state readable for user space
@@ -608,51 +673,55 @@ out:
  * The caller commits again to make the snapshot durable.
  *
  * Return: 0; -EBUSY (there is one), -ENOSPC, -EPERM without any change;
- * otherwise an error after which thin_meta_abort() must follow.
+ * otherwise an error, and the transaction is rolled back.
  */
 int thin_meta_reserve_snap(struct thin_meta *tm)
 {
 	struct thin_freed *set = NULL;
-	struct disk_superblock *copy;
-	void *data;
-	u64 block;
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	if (tm->held_root)
+		r = -EBUSY;
+	else if (!tm->space.meta_free)
+		r = -ENOSPC;
+	/* change_lock stays held: no change comes between the commit and the copy. */
+	if (!r)
+		r = hide(meta_commit_locked(tm, &set));
+	if (!r)
+		r = hide(copy_superblock(tm));
+	meta_end_change(tm, r);
+	meta_hand_over(tm, set);
+	return r;
+}
+
+static int release_snap(struct thin_meta *tm)
+{
+	const struct disk_superblock *copy;
+	struct bt_info held_top = tm->top;
+	u64 top_root, details_root;
+	struct pd_read read;
+	bool freed;
 	int r;
 
-	mutex_lock(&tm->commit_mutex);
-	r = meta_begin_change(tm);
-	if (r) {
-		mutex_unlock(&tm->commit_mutex);
-		return r;
-	}
-	r = tm->held_root ? -EBUSY : tm->space.meta_free ? 0 : -ENOSPC;
+	meta_mutate(tm);
+	r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
 	if (r)
-		goto out;
-	/* Not downgraded: no change may come between the commit and the copy. */
-	r = meta_commit_locked(tm, false, &set);
-	if (r) {
-		r = -EIO;
-		goto out;
-	}
+		return r;
+	copy = read.data;
+	top_root = le64_to_cpu(copy->data_mapping_root);
+	details_root = le64_to_cpu(copy->device_details_root);
+	tm_put(&read);
 
-	WRITE_ONCE(tm->changed, true);
-	r = tm_new(&tm->tm, PD_SUPERBLOCK, &block, &data);
+	held_top.dec = delete_roots;
+	r = bt_delete(&held_top, top_root);
 	if (!r)
-		r = tm_inc(&tm->tm, tm->top_root);
+		r = bt_delete(&tm->details, details_root);
 	if (!r)
-		r = tm_inc(&tm->tm, tm->details_root);
-	if (!r) {
-		copy = data;
-		*copy = tm->sb;
-		copy->held_root = 0;
-		memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
-		memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
-		WRITE_ONCE(tm->held_root, block);
-	}
-	r = no_enospc(r);
-out:
-	meta_end_change(tm);
-	mutex_unlock(&tm->commit_mutex);
-	meta_hand_over(tm, set);
+		r = tm_dec(&tm->tm, tm->held_root, &freed);
+	if (!r)
+		WRITE_ONCE(tm->held_root, 0);
 	return r;
 }
 
@@ -661,45 +730,16 @@ out:
  * @tm: the pool
  *
  * Return: 0; -EINVAL (there is none), -EPERM without any change; otherwise an
- * error after which thin_meta_abort() must follow.
+ * error, and the transaction is rolled back.
  */
 int thin_meta_release_snap(struct thin_meta *tm)
 {
-	const struct disk_superblock *copy;
-	struct bt_info held_top = tm->top;
-	u64 top_root, details_root;
-	struct pd_read read;
-	bool freed;
 	int r = meta_begin_change(tm);
 
 	if (r)
 		return r;
-	if (!tm->held_root) {
-		r = -EINVAL;
-		goto out;
-	}
-	WRITE_ONCE(tm->changed, true);
-	r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
-	if (!r) {
-		copy = read.data;
-		top_root = le64_to_cpu(copy->data_mapping_root);
-		details_root = le64_to_cpu(copy->device_details_root);
-		tm_put(&read);
-
-		held_top.dec = delete_roots;
-		r = bt_delete(&held_top, top_root);
-	}
-	if (!r)
-		r = bt_delete(&tm->details, details_root);
-	if (!r)
-		r = tm_dec(&tm->tm, tm->held_root, &freed);
-	if (!r)
-		WRITE_ONCE(tm->held_root, 0);
-	else if (r == -EINVAL || r == -EPERM)
-		r = -EIO;
-	r = no_enospc(r);
-out:
-	meta_end_change(tm);
+	r = tm->held_root ? hide(release_snap(tm)) : -EINVAL;
+	meta_end_change(tm, r);
 	return r;
 }
 

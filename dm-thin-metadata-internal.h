@@ -2,14 +2,17 @@
 /*
  * What the files of the metadata layer share; nobody else includes it.
  *
- * Lock order: commit_mutex, then lock, then dm-bufio's own.
+ * Lock order: change_lock, then lock, then dm-bufio's own.
  *
- * @lock for writing guards everything; for reading it keeps trees, devices and
- * the superblock still.  A commit freezes the transaction under the write
- * lock and downgrades it while the device works: lookups go on, changes wait.
- * So the end of a commit (space maps settled, sequence numbers moved) happens
- * under the read lock, with commit_mutex saying whose it is: no writer can be
- * there, and readers use only what is written with WRITE_ONCE.
+ * change_lock belongs to whoever changes anything or uses the space maps, and
+ * to a commit from its beginning to its end.  Whoever holds it may read the trees
+ * without more.  lock is for those who only look: it is held for reading by
+ * lookups, and for writing while trees and devices are being changed, which
+ * never waits for a commit's I/O.  So lookups go on during a commit, and changes
+ * wait.  (A downgraded lock would not do: a waiting writer shuts out readers.)
+ *
+ * A change that fails half way is rolled back under the same hold of the lock,
+ * so nobody ever sees or commits it.
  */
 #ifndef DM_THIN_METADATA_INTERNAL_H
 #define DM_THIN_METADATA_INTERNAL_H
@@ -29,7 +32,7 @@
 
 /**
  * struct thin_meta - one pool's metadata
- * @commit_mutex: one commit at a time
+ * @change_lock: see above
  * @lock: see above
  * @bdev: the metadata device
  * @ops: the owner's
@@ -39,7 +42,8 @@
  * @meta_sm: counts metadata blocks
  * @data_sm: counts data blocks
  * @sb: the superblock as it is on disk
- * @new_sb: the one being written by a commit, compared with after a failure
+ * @new_sb: the one that a commit writes
+ * @sb_sent: @new_sb has been on its way to the disk in this commit
  * @data_block_size: sectors
  * @time: snapshot clock
  * @trans_id: the user's transaction id
@@ -52,15 +56,21 @@
  * @devs: open devices, those with a mark to keep, and those being deleted, by id
  * @open_seq: number of the open transaction
  * @durable_seq: number of the last durable one
+ * @in_doubt_seq: number of the transaction that is on disk but was not flushed, 0
+ *	for none
  * @changed: the open transaction has changes
- * @needs_abort: a commit has failed
+ * @mutating: a change is under way: an error now means rolling back
+ * @in_service: the first change has been made ready for
  * @read_only: changes are refused
+ * @aborted: a transaction was rolled back: changes are refused until the pool is
+ *	closed, since what it freed and mapped is no longer known but bios to it
+ *	may be under way
  * @failed: an abort has failed, nothing works any more
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  */
 struct thin_meta {
-	struct mutex commit_mutex;	/* one commit at a time */
+	struct mutex change_lock;	/* see the top */
 	struct rw_semaphore lock;
 	struct block_device *bdev;
 	const struct thin_meta_ops *ops;
@@ -73,6 +83,7 @@ struct thin_meta {
 
 	struct disk_superblock sb;
 	struct disk_superblock new_sb;
+	bool sb_sent;
 	sector_t data_block_size;
 	u32 time;
 	u64 trans_id;
@@ -87,9 +98,12 @@ struct thin_meta {
 	struct xarray devs;
 	u64 open_seq;
 	u64 durable_seq;
+	u64 in_doubt_seq;
 	bool changed;
-	bool needs_abort;
+	bool mutating;
+	bool in_service;
 	bool read_only;
+	bool aborted;
 	bool failed;
 	int low_armed;
 	struct thin_meta_space space;
@@ -132,18 +146,23 @@ struct thin_dev {
 
 /* dm-thin-metadata.c */
 int meta_begin_change(struct thin_meta *tm);
-void meta_end_change(struct thin_meta *tm);
+void meta_mutate(struct thin_meta *tm);
+void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
-int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed **set);
+void meta_end_read(struct thin_meta *tm);
+int meta_commit_locked(struct thin_meta *tm, struct thin_freed **set);
 void meta_hand_over(struct thin_meta *tm, struct thin_freed *set);
 
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);
+bool meta_is_short(struct thin_meta *tm);
 
 /* dm-thin-metadata-dev.c */
 void dev_init_trees(struct thin_meta *tm);
 int dev_write_changed(struct thin_meta *tm);
-void dev_reload_all(struct thin_meta *tm, bool rolled_back);
+void dev_reload_all(struct thin_meta *tm);
+void dev_mark_rolled_back(struct thin_meta *tm, u64 seq);
+void dev_sweep(struct thin_meta *tm);
 int dev_own_path(struct thin_dev *td);
 void dev_note_change(struct thin_dev *td);
 void dev_free_all(struct thin_meta *tm);

@@ -12,7 +12,7 @@ static int begin_read(struct thin_dev *td, bool may_block)
 	int r = meta_begin_read(td->tm, may_block);
 
 	if (!r && td->gone) {
-		up_read(&td->tm->lock);
+		meta_end_read(td->tm);
 		r = -EIO;
 	}
 	return r;
@@ -23,7 +23,7 @@ static int begin_change(struct thin_dev *td)
 	int r = meta_begin_change(td->tm);
 
 	if (!r && td->gone) {
-		up_write(&td->tm->lock);
+		meta_end_change(td->tm, 0);
 		r = -EIO;
 	}
 	return r;
@@ -42,7 +42,7 @@ static void unpack(const struct thin_dev *td, const void *disk_value, struct thi
 /* Never let a bio out past the data device, whatever the tree says. */
 static int check_block(const struct thin_dev *td, const struct thin_map *map)
 {
-	return map->block < td->tm->data_sm.durable_blocks ? 0 : -EIO;
+	return map->block < READ_ONCE(td->tm->data_sm.durable_blocks) ? 0 : -EIO;
 }
 
 /**
@@ -68,7 +68,7 @@ int thin_dev_find(struct thin_dev *td, u64 vblock, bool may_block, struct thin_m
 		unpack(td, &value, map);
 		r = check_block(td, map);
 	}
-	up_read(&td->tm->lock);
+	meta_end_read(td->tm);
 	return r;
 }
 
@@ -136,7 +136,7 @@ int thin_dev_find_range(struct thin_dev *td, u64 vbegin, u64 vend, bool may_bloc
 			goto out;	/* what has been found stands */
 	bt_put_leaf(&leaf);
 out:
-	up_read(&tm->lock);
+	meta_end_read(tm);
 	return r;
 }
 
@@ -152,7 +152,7 @@ void thin_dev_prefetch(struct thin_dev *td, u64 vblock)
 	if (begin_read(td, true))
 		return;
 	bt_prefetch(&td->tm->mapping, td->root, vblock);
-	up_read(&td->tm->lock);
+	meta_end_read(td->tm);
 }
 
 /* The mapping that is there now, as struct thin_insert.expect names it. */
@@ -195,6 +195,37 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
 	return r;
 }
 
+static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
+{
+	struct thin_meta *tm = td->tm;
+	bool was_clean = !tm->changed;
+	unsigned int i, done;
+	int r;
+
+	for (i = 0; i < nr; i++)
+		ins[i].status = -EAGAIN;
+	/* A commit would gain nothing for the first change of a transaction. */
+	if (!was_clean && meta_is_short(tm))
+		return 0;
+
+	meta_mutate(tm);
+	r = dev_own_path(td);
+	if (!r)
+		dev_note_change(td);
+	for (i = 0; i < nr && !r; i++) {
+		if (i && meta_is_short(tm))
+			break;
+		r = insert_one(td, &ins[i]);
+	}
+	if (!r)
+		return 0;
+	/* The last one has seen to itself.  I/O to all of them may be under way. */
+	for (done = 0; done + 1 < i; done++)
+		if (!ins[done].status)
+			sm_untake(&tm->data_sm, ins[done].block);
+	return r;
+}
+
 /**
  * thin_dev_insert() - map virtual blocks to reserved data blocks
  * @td: the device
@@ -202,29 +233,21 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
  * @nr: entries of @ins
  *
  * A mapping that is replaced loses its reference to the old data block.
+ * Entries that get -EAGAIN are untouched: metadata is short, so commit first.
+ * The first entry of a transaction never gets it.
  *
- * Return: 0, also when entries are stale; -EPERM without any change; otherwise
- * an error after which thin_meta_abort() must follow, none of @ins counts as
- * inserted, and all reservations are the caller's again.
+ * Return: 0, also when entries are stale or to be inserted again; -EPERM
+ * without any change; otherwise an error: the transaction is rolled back, none
+ * of @ins is inserted, and all reservations are the caller's again.
  */
 int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
 {
-	unsigned int i;
 	int r = begin_change(td);
 
 	if (r)
 		return r;
-	r = dev_own_path(td);
-	if (!r)
-		dev_note_change(td);
-	for (i = 0; i < nr && !r; i++)
-		r = insert_one(td, &ins[i]);
-	/* The last one has seen to itself.  I/O to all of them may be under way. */
-	if (r && i)
-		while (--i)
-			if (!ins[i - 1].status)
-				sm_untake(&td->tm->data_sm, ins[i - 1].block);
-	meta_end_change(td->tm);
+	r = insert_all(td, ins, nr);
+	meta_end_change(td->tm, r);
 	return r;
 }
 
@@ -258,6 +281,45 @@ static void tell_dropped(void *arg, const void *values, u32 nr)
 		runs->fn(runs->arg, begin, len);
 }
 
+static int has_mappings(struct thin_dev *td, u64 vbegin, u64 vend)
+{
+	struct bt_leaf leaf;
+	int r = bt_seek(&td->tm->mapping, td->root, vbegin, true, &leaf);
+
+	if (r)
+		return r == -ENODATA ? 0 : r;
+	r = bt_key(leaf.node, leaf.index) < vend;
+	bt_put_leaf(&leaf);
+	return r;
+}
+
+static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_fn dropped,
+			 void *arg)
+{
+	struct dropped_runs runs = { .fn = dropped, .arg = arg };
+	struct thin_meta *tm = td->tm;
+	u32 i, nr;
+	int r;
+
+	meta_mutate(tm);
+	r = dev_own_path(td);
+	if (r)
+		return r;
+	dev_note_change(td);
+	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
+		r = bt_remove_leaf(&tm->mapping, &td->root, *next, vend, next, &nr,
+				   dropped ? tell_dropped : NULL, &runs);
+		if (r)
+			break;
+		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
+	}
+	if (r == -ENODATA) {
+		*next = vend;
+		r = 0;
+	}
+	return r;
+}
+
 /**
  * thin_dev_remove_range() - unmap virtual blocks, one bounded step
  * @td: the device
@@ -267,50 +329,29 @@ static void tell_dropped(void *arg, const void *values, u32 nr)
  * @dropped: told of every run of data blocks that lost a reference; or NULL
  * @arg: for @dropped
  *
- * Holes cost nothing.
+ * Holes cost nothing, and a range without mappings changes nothing.
  *
- * Return: 0; -EPERM without any change; otherwise an error after which
- * thin_meta_abort() must follow.
+ * Return: 0; -EAGAIN (metadata is short: commit, then go on; never for the first
+ * change of a transaction) and -EPERM without any change; otherwise an error,
+ * and the transaction is rolled back.
  */
 int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
 			  thin_dropped_fn dropped, void *arg)
 {
-	struct dropped_runs runs = { .fn = dropped, .arg = arg };
 	struct thin_meta *tm = td->tm;
-	struct bt_leaf leaf;
-	u32 i, nr;
 	int r = begin_change(td);
 
 	if (r)
 		return r;
-	*next = vend;
-	if (vbegin >= vend)
-		goto out;
-	/* A range without mappings changes nothing. */
-	r = bt_seek(&tm->mapping, td->root, vbegin, true, &leaf);
-	if (!r) {
-		if (bt_key(leaf.node, leaf.index) >= vend)
-			r = -ENODATA;
-		bt_put_leaf(&leaf);
-	}
-	if (!r)
-		r = dev_own_path(td);
-	if (r)
-		goto out;
-	dev_note_change(td);
 	*next = vbegin;
-	for (i = 0; i < REMOVE_STEP_LEAVES && !r; i++) {
-		r = bt_remove_leaf(&tm->mapping, &td->root, *next, vend, next, &nr,
-				   dropped ? tell_dropped : NULL, &runs);
-		if (!r)
-			td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
-	}
-	if (r == -ENODATA)
+	r = vbegin < vend ? has_mappings(td, vbegin, vend) : 0;
+	if (!r)
 		*next = vend;
-out:
-	if (r == -ENODATA)
-		r = 0;
-	meta_end_change(tm);
+	else if (r > 0 && tm->changed && meta_is_short(tm))
+		r = -EAGAIN;
+	else if (r > 0)
+		r = remove_leaves(td, vend, next, dropped, arg);
+	meta_end_change(tm, r);
 	return r;
 }
 
@@ -328,7 +369,7 @@ int thin_dev_mapped_blocks(struct thin_dev *td, u64 *nr)
 	if (r)
 		return r;
 	*nr = td->mapped_blocks;
-	up_read(&td->tm->lock);
+	meta_end_read(td->tm);
 	return 0;
 }
 
@@ -346,6 +387,6 @@ int thin_dev_highest_block(struct thin_dev *td, u64 *vblock)
 	if (r)
 		return r;
 	r = bt_highest(&td->tm->mapping, td->root, vblock);
-	up_read(&td->tm->lock);
+	meta_end_read(td->tm);
 	return r;
 }

@@ -13,6 +13,9 @@
 #define MAX_RESERVE		4096
 #define MAX_LOW_WATER		1024
 
+/* What the smallest change may need: a path copied and split, a few bitmaps. */
+#define MIN_MARGIN		16ULL
+
 static u64 reserve(u64 nr_blocks)
 {
 	return min_t(u64, MAX_RESERVE, nr_blocks / 10);
@@ -23,18 +26,48 @@ static u64 low_water(u64 nr_blocks)
 	return min_t(u64, MAX_LOW_WATER, nr_blocks / 4);
 }
 
+/* What the layout of the open transaction is going to take, about. */
+static u64 layout_blocks(struct thin_meta *tm)
+{
+	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
+
+	if (!tm->changed)
+		return 0;
+	return meta->nr_dirty + data->nr_dirty + data->nr_dirty / 64 +
+	       (meta->nr_overflow + data->nr_overflow) / 16 + 4;
+}
+
+static u64 raw_free(struct thin_meta *tm)
+{
+	u64 raw = sm_nr_free(&tm->meta_sm);
+
+	return raw - min(raw, layout_blocks(tm));
+}
+
 /**
- * meta_count_space() - publish the numbers that are read without the lock
- * @tm: the pool, locked for writing, or for reading by a commit
+ * meta_is_short() - should the transaction be committed before it grows
+ * @tm: the pool, change_lock held
+ *
+ * Half of the reserve is for what one more change and the layout may take
+ * beyond the estimate.  Asked before each part of a change, so that running out
+ * of metadata ends in a mode, not in a rollback.
+ *
+ * Return: true when it should.
+ */
+bool meta_is_short(struct thin_meta *tm)
+{
+	return raw_free(tm) < max(reserve(tm->meta_sm.nr_blocks) / 2, MIN_MARGIN);
+}
+
+/**
+ * meta_count_space() - publish the numbers that are read without a lock
+ * @tm: the pool, change_lock held
  */
 void meta_count_space(struct thin_meta *tm)
 {
 	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
-	u64 raw = sm_nr_free(meta), keep = reserve(meta->nr_blocks);
-	/* What the layout of the open transaction is going to take. */
-	u64 layout = tm->changed ? meta->nr_dirty + data->nr_dirty + 1 : 0;
+	u64 raw = raw_free(tm), keep = reserve(meta->nr_blocks);
 
-	raw -= min(raw, layout);
 	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
 	WRITE_ONCE(tm->space.meta_raw_free, raw);
 	WRITE_ONCE(tm->space.meta_free, raw > keep ? raw - keep : 0);
@@ -78,9 +111,9 @@ u64 thin_meta_low_water_mblocks(struct thin_meta *tm)
  * thin_meta_low_water_hit() - has free metadata fallen to the mark
  * @tm: the pool
  *
- * Compares free space without the reserve, so it tells before the pool runs
- * out whatever the device's size; tells again only after the free space has
- * been an eighth above the mark.  Takes no lock.
+ * What the reserve keeps does not count as free, so it tells before the pool
+ * runs out whatever the device's size; tells again only after the free space
+ * has been an eighth above the mark.  Takes no lock.
  *
  * Return: true once a crossing.
  */
@@ -118,15 +151,22 @@ u64 thin_meta_device_mblocks(struct thin_meta *tm)
 
 static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
 {
+	u64 bitmaps;
 	int r = meta_begin_change(tm);
 
 	if (r)
 		return r;
-	if (nr != sm->nr_blocks)
-		r = sm_resize(sm, nr);
-	if (r != -EINVAL && nr != sm->durable_blocks)
-		WRITE_ONCE(tm->changed, true);
-	meta_end_change(tm);
+	if (nr == sm->nr_blocks)
+		goto out;
+	r = sm_check_resize(sm, nr, &bitmaps);
+	if (!r && sm->is_data && bitmaps > sm_nr_free(&tm->meta_sm))
+		r = -ENOSPC;
+	if (r)
+		goto out;
+	meta_mutate(tm);
+	r = sm_resize(sm, nr);
+out:
+	meta_end_change(tm, r);
 	return r;
 }
 
@@ -135,8 +175,9 @@ static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
  * @tm: the pool
  * @nr_blocks: data blocks; the new ones are handed out after the next commit
  *
- * Return: 0, -EINVAL when fewer than now or too many, -EPERM, -EIO, otherwise
- * an error after which thin_meta_abort() must follow.
+ * Return: 0, -EINVAL when fewer than now or too many, -ENOSPC when there is not
+ * enough metadata to count them, -EPERM, all without any change; otherwise an
+ * error, and the transaction is rolled back.
  */
 int thin_meta_resize_data(struct thin_meta *tm, u64 nr_blocks)
 {
@@ -178,7 +219,7 @@ int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
 	if (r)
 		return r;
 	r = sm_reserve(&tm->data_sm, want, begin, len);
-	meta_end_change(tm);
+	meta_end_change(tm, 0);
 	return r;
 }
 
@@ -192,9 +233,9 @@ int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
  */
 void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len)
 {
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	sm_unreserve(&tm->data_sm, begin, len);
-	meta_end_change(tm);
+	meta_end_change(tm, 0);
 }
 
 /**
@@ -209,10 +250,10 @@ int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count)
 {
 	int r = -EIO;
 
-	/* For writing: the count may have to be loaded into the map. */
-	down_write(&tm->lock);
+	/* The count may have to be loaded into the map. */
+	mutex_lock(&tm->change_lock);
 	if (!tm->failed)
 		r = sm_count(&tm->data_sm, block, count);
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 	return r;
 }

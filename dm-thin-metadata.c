@@ -105,37 +105,98 @@ static int write_superblock(struct thin_meta *tm, const struct disk_superblock *
 	return r;
 }
 
-/* ---- the lock ---- */
+/* ---- the locks ---- */
+
+/*
+ * Back to the last transaction on disk.  If that turns out to be the one whose
+ * superblock could not be flushed, what it did stands, but counts as durable only
+ * when thin_meta_set_needs_check() has flushed it.
+ */
+static void roll_back(struct thin_meta *tm)
+{
+	bool in_doubt;
+	int r;
+
+	tm_drop(&tm->tm);
+	sm_abort(&tm->data_sm);
+	sm_abort(&tm->meta_sm);
+	bm_forget_all(&tm->bm);
+	r = read_superblock(tm);
+	WRITE_ONCE(tm->aborted, true);
+	WRITE_ONCE(tm->changed, false);
+	if (r) {
+		DMERR("%pg: cannot go back to the last transaction (error %d)", tm->bdev, r);
+		WRITE_ONCE(tm->failed, true);
+		dev_mark_rolled_back(tm, tm->open_seq);
+		return;
+	}
+	/* The header of new_sb was stamped only on its way out. */
+	tm->new_sb.header = tm->sb.header;
+	in_doubt = tm->sb_sent && !memcmp(&tm->sb, &tm->new_sb, sizeof(tm->sb));
+	dev_reload_all(tm);
+	if (in_doubt)
+		tm->in_doubt_seq = tm->open_seq;
+	else
+		dev_mark_rolled_back(tm, tm->open_seq);
+	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+}
 
 /**
- * meta_begin_change() - take the lock for writing
+ * meta_begin_change() - become the one who may change the metadata
  * @tm: the pool
  *
- * Return: 0 with the lock held; -EIO after a failure, -EPERM while read-only,
- * both without it.
+ * Return: 0 with change_lock held; -EIO after a rollback, -EPERM while
+ * read-only, both without it.
  */
 int meta_begin_change(struct thin_meta *tm)
 {
 	int r = 0;
 
-	down_write(&tm->lock);
-	if (tm->failed || tm->needs_abort)
+	mutex_lock(&tm->change_lock);
+	if (tm->failed || tm->aborted)
 		r = -EIO;
 	else if (tm->read_only)
 		r = -EPERM;
-	if (r)
-		up_write(&tm->lock);
-	return r;
+	if (r) {
+		mutex_unlock(&tm->change_lock);
+		return r;
+	}
+	if (!tm->in_service) {
+		/* At most 255 blocks; an unreadable one is met again when it is needed. */
+		sm_recount(&tm->meta_sm);
+		tm->in_service = true;
+	}
+	return 0;
 }
 
 /**
- * meta_end_change() - publish numbers and release the write lock
- * @tm: the pool
+ * meta_mutate() - from here on an error means rolling back
+ * @tm: the pool, change_lock held
+ *
+ * Takes the lock for writing, to be released by meta_end_change().
  */
-void meta_end_change(struct thin_meta *tm)
+void meta_mutate(struct thin_meta *tm)
 {
+	down_write(&tm->lock);
+	tm->mutating = true;
+	WRITE_ONCE(tm->changed, true);
+}
+
+/**
+ * meta_end_change() - undo meta_begin_change(), and what failed half way
+ * @tm: the pool
+ * @error: of the change, or 0
+ */
+void meta_end_change(struct thin_meta *tm, int error)
+{
+	if (tm->mutating) {
+		if (error < 0)
+			roll_back(tm);
+		tm->mutating = false;
+		up_write(&tm->lock);
+	}
 	meta_count_space(tm);
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 }
 
 /**
@@ -157,6 +218,15 @@ int meta_begin_read(struct thin_meta *tm, bool may_block)
 		return -EIO;
 	}
 	return 0;
+}
+
+/**
+ * meta_end_read() - undo meta_begin_read()
+ * @tm: the pool
+ */
+void meta_end_read(struct thin_meta *tm)
+{
+	up_read(&tm->lock);
 }
 
 /* ---- opening and formatting ---- */
@@ -193,7 +263,7 @@ static int format(struct thin_meta *tm)
 		r = bt_empty(&tm->details, &tm->details_root);
 	if (!r) {
 		tm->changed = true;
-		r = meta_commit_locked(tm, false, NULL);
+		r = meta_commit_locked(tm, NULL);
 	}
 	if (r)
 		DMERR("%pg: formatting failed (error %d)", tm->bdev, r);
@@ -253,7 +323,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 
 	if (!tm)
 		return ERR_PTR(-ENOMEM);
-	mutex_init(&tm->commit_mutex);
+	mutex_init(&tm->change_lock);
 	init_rwsem(&tm->lock);
 	xa_init(&tm->devs);
 	tm->bdev = bdev;
@@ -271,11 +341,10 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 	sm_init(&tm->data_sm, &tm->tm, true);
 	dev_init_trees(tm);
 
-	/* The lock is for lockdep's eyes: nobody else knows this pool yet. */
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	r = open_or_format(tm, may_format);
 	meta_count_space(tm);
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 	if (r) {
 		tm->failed = true;	/* no commit on the way out */
 		thin_meta_close(tm);
@@ -297,10 +366,9 @@ int thin_meta_close(struct thin_meta *tm)
 	struct thin_freed *set = NULL;
 	int r = 0;
 
-	mutex_lock(&tm->commit_mutex);
-	down_write(&tm->lock);
-	if (!tm->failed && !tm->read_only && !tm->needs_abort)
-		r = meta_commit_locked(tm, false, &set);
+	mutex_lock(&tm->change_lock);
+	if (!tm->failed && !tm->read_only && !tm->aborted)
+		r = meta_commit_locked(tm, &set);
 	if (set) {
 		sm_release(&tm->data_sm, set->pages);
 		kfree(set);
@@ -309,10 +377,9 @@ int thin_meta_close(struct thin_meta *tm)
 	sm_exit(&tm->data_sm);
 	sm_exit(&tm->meta_sm);
 	dev_free_all(tm);
-	up_write(&tm->lock);
-	mutex_unlock(&tm->commit_mutex);
+	mutex_unlock(&tm->change_lock);
 	bm_close(&tm->bm);
-	mutex_destroy(&tm->commit_mutex);
+	mutex_destroy(&tm->change_lock);
 	kfree(tm);
 	return r;
 }
@@ -340,37 +407,34 @@ static int freeze(struct thin_meta *tm)
 	return r;
 }
 
-/* The transaction is durable.  No writer can be here, see the internal header. */
-static void settle(struct thin_meta *tm, struct thin_freed **set)
+/* The transaction is durable: the next one begins. */
+static struct thin_freed *settle(struct thin_meta *tm, struct thin_freed *set)
 {
-	struct sm_freed_page *pages;
-
 	tm->sb = tm->new_sb;
+	tm_drop(&tm->tm);
 	sm_settle(&tm->meta_sm);
-	pages = sm_settle(&tm->data_sm);
-	if (pages) {
-		(*set)->pages = pages;
-	} else {
-		kfree(*set);
-		*set = NULL;
+	set->pages = sm_settle(&tm->data_sm);
+	if (!set->pages) {
+		kfree(set);
+		set = NULL;
 	}
 	WRITE_ONCE(tm->changed, false);
 	WRITE_ONCE(tm->durable_seq, tm->open_seq);
 	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+	dev_sweep(tm);
 	meta_count_space(tm);
+	return set;
 }
 
 /**
- * meta_commit_locked() - commit with the lock held for writing
- * @tm: the pool; its commit_mutex is held
- * @downgrade: let readers in while the device works; the lock is then held for
- *	reading on return
+ * meta_commit_locked() - commit
+ * @tm: the pool, its change_lock held
  * @set: set to the freed data blocks, or NULL; may itself be NULL where there
  *	can be none
  *
- * Return: 0 or a negative errno; then thin_meta_abort() must follow.
+ * Return: 0, or a negative errno: all has been rolled back then.
  */
-int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed **set)
+int meta_commit_locked(struct thin_meta *tm, struct thin_freed **set)
 {
 	const struct thin_meta_ops *ops = tm->ops;
 	bool flush = ops && ops->data_flush_begin;
@@ -379,40 +443,41 @@ int meta_commit_locked(struct thin_meta *tm, bool downgrade, struct thin_freed *
 
 	if (set)
 		*set = NULL;
-	if (!tm->changed) {
-		if (downgrade)
-			downgrade_write(&tm->lock);
+	if (!tm->changed)
 		return 0;
-	}
 
-	memset(&tm->new_sb, 0, sizeof(tm->new_sb));
-	/* Until this one is packed no superblock on disk can be taken for it. */
-	memset(&tm->new_sb, 0, sizeof(tm->new_sb));
 	freed = kzalloc(sizeof(*freed), GFP_NOIO);
+	tm->sb_sent = false;
+
+	down_write(&tm->lock);
 	if (flush)
 		ops->data_flush_begin(tm->context);
 	r = freed ? freeze(tm) : -ENOMEM;
-	/* Set while still alone, cleared by success: readers never see it. */
-	tm->needs_abort = true;
-	if (downgrade)
-		downgrade_write(&tm->lock);
+	up_write(&tm->lock);
+
 	if (!r)
 		r = bm_flush(&tm->bm);
 	if (flush)
 		flush_error = ops->data_flush_wait(tm->context);
 	if (!r)
 		r = flush_error;
-	if (!r)
+	if (!r) {
+		tm->sb_sent = true;
 		r = write_superblock(tm, &tm->new_sb);
-	if (r) {
-		kfree(freed);
-		return r;
 	}
-	tm->needs_abort = false;
-	settle(tm, &freed);
+
+	down_write(&tm->lock);
+	if (r) {
+		roll_back(tm);
+		kfree(freed);
+		freed = NULL;
+	} else {
+		freed = settle(tm, freed);
+	}
+	up_write(&tm->lock);
 	if (set)
 		*set = freed;
-	return 0;
+	return r;
 }
 
 /**
@@ -437,73 +502,45 @@ void meta_hand_over(struct thin_meta *tm, struct thin_freed *set)
  * Does nothing, and does not flush the data device, when nothing was changed.
  * Lookups go on meanwhile, changes wait.
  *
- * Return: 0; -EPERM while read-only with changes pending; otherwise a
- * negative errno after which thin_meta_abort() must follow.
+ * Return: 0; -EPERM while read-only with changes pending; -EIO after an
+ * earlier rollback; otherwise a negative errno: all has been rolled back.
  */
 int thin_meta_commit(struct thin_meta *tm)
 {
 	struct thin_freed *set;
-	int r;
+	int r = meta_begin_change(tm);
 
-	mutex_lock(&tm->commit_mutex);
-	r = meta_begin_change(tm);
-	if (r) {
-		if (r == -EPERM && !thin_meta_changed(tm))
-			r = 0;
-		mutex_unlock(&tm->commit_mutex);
-		return r;
-	}
-	r = meta_commit_locked(tm, true, &set);
-	up_read(&tm->lock);
-	mutex_unlock(&tm->commit_mutex);
+	if (r)
+		return r == -EPERM && !thin_meta_changed(tm) ? 0 : r;
+	r = meta_commit_locked(tm, &set);
+	meta_end_change(tm, 0);
 	meta_hand_over(tm, set);
 	return r;
 }
 
 /**
- * thin_meta_abort() - go back to the last durable transaction
+ * thin_meta_abort() - make sure that the open transaction is rolled back
  * @tm: the pool
  *
- * After a failed superblock write the device is asked which transaction that
- * is.  Devices changed since are marked rolled back.
+ * Failed changes and commits have rolled back already; this tells the outcome.
+ * Changes are refused from then on, until the pool is closed and opened again.
  *
- * Return: 0, or a negative errno: the metadata has then failed for good.
+ * Return: 0, or -EIO: the metadata has failed for good.
  */
 int thin_meta_abort(struct thin_meta *tm)
 {
-	bool became_durable;
 	int r;
 
-	mutex_lock(&tm->commit_mutex);
-	down_write(&tm->lock);
-	if (tm->failed) {
-		r = -EIO;
-		goto out;
+	mutex_lock(&tm->change_lock);
+	if (!tm->failed && !tm->aborted) {
+		down_write(&tm->lock);
+		tm->sb_sent = false;
+		roll_back(tm);
+		up_write(&tm->lock);
+		meta_count_space(tm);
 	}
-	tm_drop(&tm->tm);
-	sm_abort(&tm->data_sm);
-	sm_abort(&tm->meta_sm);
-	bm_forget_all(&tm->bm);
-	r = read_superblock(tm);
-	if (r) {
-		DMERR("%pg: cannot go back to the last transaction (error %d)", tm->bdev, r);
-		WRITE_ONCE(tm->failed, true);
-		goto out;
-	}
-	/* The header of new_sb is stamped only on its way out. */
-	tm->new_sb.header = tm->sb.header;
-	became_durable = tm->needs_abort &&
-			 !memcmp(&tm->sb, &tm->new_sb, sizeof(tm->sb));
-	dev_reload_all(tm, !became_durable);
-	WRITE_ONCE(tm->changed, false);
-	tm->needs_abort = false;
-	if (became_durable)
-		WRITE_ONCE(tm->durable_seq, tm->open_seq);
-	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
-out:
-	meta_count_space(tm);
-	up_write(&tm->lock);
-	mutex_unlock(&tm->commit_mutex);
+	r = tm->failed ? -EIO : 0;
+	mutex_unlock(&tm->change_lock);
 	return r;
 }
 
@@ -514,9 +551,9 @@ out:
  */
 void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set)
 {
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	sm_release(&tm->data_sm, set->pages);
-	meta_end_change(tm);
+	meta_end_change(tm, 0);
 	kfree(set);
 }
 
@@ -598,20 +635,20 @@ u64 thin_meta_durable_seq(struct thin_meta *tm)
  */
 void thin_meta_set_read_only(struct thin_meta *tm)
 {
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	tm->read_only = true;
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 }
 
 /**
- * thin_meta_set_read_write() - allow changes again
+ * thin_meta_set_read_write() - allow changes again, but for a rollback
  * @tm: the pool
  */
 void thin_meta_set_read_write(struct thin_meta *tm)
 {
-	down_write(&tm->lock);
+	mutex_lock(&tm->change_lock);
 	tm->read_only = false;
-	up_write(&tm->lock);
+	mutex_unlock(&tm->change_lock);
 }
 
 /**
@@ -631,7 +668,8 @@ bool thin_meta_failed(struct thin_meta *tm)
  * thin_meta_set_needs_check() - have the metadata checked before it is changed again
  * @tm: the pool, with no change in the open transaction
  *
- * Written and flushed at once (format 13.5), also while read-only.
+ * Written and flushed at once (format 13.5), also while read-only or after a
+ * rollback; it settles what that has left in doubt.
  *
  * Return: 0 or a negative errno.
  */
@@ -640,19 +678,26 @@ int thin_meta_set_needs_check(struct thin_meta *tm)
 	struct disk_superblock sb;
 	int r = -EIO;
 
-	mutex_lock(&tm->commit_mutex);
+	mutex_lock(&tm->change_lock);
+	if (tm->failed || tm->changed)
+		goto out;
+	sb = tm->sb;
+	sb.header.flags |= cpu_to_le32(SUPERBLOCK_NEEDS_CHECK);
+	r = write_superblock(tm, &sb);
+
 	down_write(&tm->lock);
-	if (!tm->failed && !tm->changed && !tm->needs_abort) {
-		sb = tm->sb;
-		sb.header.flags |= cpu_to_le32(SUPERBLOCK_NEEDS_CHECK);
-		r = write_superblock(tm, &sb);
-		if (r)
-			bm_forget_all(&tm->bm);
-		/* Known here even if the disk could not be told. */
-		tm->sb = sb;
-	}
+	if (r)
+		bm_forget_all(&tm->bm);
+	/* Known here even if the disk could not be told. */
+	tm->sb = sb;
+	if (tm->in_doubt_seq && r)
+		dev_mark_rolled_back(tm, tm->in_doubt_seq);
+	else if (tm->in_doubt_seq)
+		WRITE_ONCE(tm->durable_seq, tm->in_doubt_seq);
+	tm->in_doubt_seq = 0;
 	up_write(&tm->lock);
-	mutex_unlock(&tm->commit_mutex);
+out:
+	mutex_unlock(&tm->change_lock);
 	return r;
 }
 
@@ -688,10 +733,10 @@ int thin_meta_set_transaction_id(struct thin_meta *tm, u64 current_id, u64 new_i
 		      (unsigned long long)tm->trans_id, (unsigned long long)current_id);
 		r = -EINVAL;
 	} else {
-		tm->trans_id = new_id;
+		WRITE_ONCE(tm->trans_id, new_id);
 		WRITE_ONCE(tm->changed, true);
 	}
-	meta_end_change(tm);
+	meta_end_change(tm, r);
 	return r;
 }
 

@@ -8,9 +8,11 @@
  *
  * Transactions.  Every change belongs to the open transaction, which has a
  * sequence number (in core only, not the user's transaction id).  A commit
- * makes it durable and opens the next.  An error other than those named by a
- * function may have left the open transaction half changed: the caller must
- * then call thin_meta_abort().
+ * makes it durable and opens the next.  A change or commit that fails with an
+ * errno that its description does not name as "without any change" has rolled the
+ * whole open transaction back; from then on changes get -EIO until the pool is
+ * closed.  The caller then sees to the rest with thin_meta_abort() and
+ * thin_meta_set_needs_check().
  *
  * Data blocks.  thin_meta_alloc_data() only reserves, in memory; the block is
  * counted when thin_dev_insert() maps it, so a crash in between leaks
@@ -183,8 +185,8 @@ void thin_dev_prefetch(struct thin_dev *td, u64 vblock);
  * @vblock: virtual block
  * @block: data block, reserved by thin_meta_alloc_data()
  * @expect: data block that @vblock must be mapped to now, or THIN_EXPECT_HOLE
- * @status: set by the call: 0 inserted, -ESTALE @expect does not hold (the
- *	reservation is then still the caller's)
+ * @status: set by the call: 0 inserted, -ESTALE @expect does not hold, -EAGAIN
+ *	commit first (the reservation is then still the caller's)
  */
 struct thin_insert {
 	u64 vblock;

@@ -38,12 +38,14 @@ static bool is_append(const struct bt_level *level, u32 up)
 }
 
 /*
- * Shadow the neighbour at entry @index of the parent if it has room and nobody
- * else uses it.  *@node is NULL if not.
+ * Shadow the neighbour, the one before or behind as @offset is -1 or 1, if it
+ * has room and nobody else uses it.  *@node is NULL if not.
  */
-static int open_neighbour(struct bt_info *info, struct bt_level *parent, s32 index, u64 *block,
-			  struct disk_node **node)
+static int open_neighbour(struct bt_info *info, struct bt_path *path, u32 up, s32 offset,
+			  u64 *block, struct disk_node **node)
 {
+	struct bt_level *level = level_up(path, up), *parent = level_up(path, up + 1);
+	s32 index = parent->index + offset;
 	struct pd_read read;
 	u32 room, count;
 	u64 old;
@@ -61,6 +63,8 @@ static int open_neighbour(struct bt_info *info, struct bt_level *parent, s32 ind
 		return r;
 	room = max_of(read.data) - bt_nr(read.data);
 	r = bt_check_child(info->tm, old, parent->node, index, read.data);
+	if (!r)
+		r = bt_check_pair(info->tm, old, level->node, read.data);
 	tm_put(&read);
 	if (r || room < MIN_SPILL)
 		return r;
@@ -79,7 +83,7 @@ static int spill_left(struct bt_info *info, struct bt_path *path, u32 up)
 	u64 block;
 	int r;
 
-	r = open_neighbour(info, parent, parent->index - 1, &block, &left);
+	r = open_neighbour(info, path, up, -1, &block, &left);
 	if (r || !left)
 		return r;
 
@@ -113,7 +117,7 @@ static int spill_right(struct bt_info *info, struct bt_path *path, u32 up)
 	u64 block;
 	int r;
 
-	r = open_neighbour(info, parent, parent->index + 1, &block, &right);
+	r = open_neighbour(info, path, up, 1, &block, &right);
 	if (r || !right)
 		return r;
 

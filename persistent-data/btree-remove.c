@@ -17,22 +17,39 @@ static u32 max_of(const struct disk_node *node)
 }
 
 /* A root that has become trivial makes way for what is below it. */
-static int shrink_root(struct bt_info *info, u64 *root, struct disk_node *node)
+static int shrink_root(struct bt_info *info, u64 *root)
 {
-	u64 old = *root;
-	bool freed;
-	int r;
+	u32 depth;
 
-	if (bt_is_leaf(node) || bt_nr(node) > 1)
-		return 0;
-	if (bt_nr(node)) {
-		*root = bt_child(node, 0);
-	} else {
-		r = bt_empty(info, root);
+	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
+		u64 old = *root, child = 0;
+		struct pd_read read;
+		bool done, freed;
+		int r;
+
+		r = tm_read(info->tm, old, PD_NODE, true, &read);
+		if (r)
+			return r;
+		done = bt_is_leaf(read.data) || bt_nr(read.data) > 1;
+		if (!done && bt_nr(read.data))
+			child = bt_child(read.data, 0);
+		tm_put(&read);
+		if (done)
+			return 0;
+
+		/* The child's count stays: the pointer only moves up. */
+		if (child) {
+			*root = child;
+		} else {
+			r = bt_empty(info, root);
+			if (r)
+				return r;
+		}
+		r = tm_dec(info->tm, old, &freed);
 		if (r)
 			return r;
 	}
-	return tm_dec(info->tm, old, &freed);
+	return 0;
 }
 
 static void even_out(struct disk_node *left, struct disk_node *right)
@@ -93,13 +110,10 @@ static int fix_fill(struct bt_info *info, u64 *root, struct bt_path *path)
 			if (!r)
 				r = bt_check_child(info->tm, old, parent->node, first, left);
 		}
+		if (!r)
+			r = bt_check_pair(info->tm, blocks[0], left, right);
 		if (r)
 			return r;
-		if (bt_is_leaf(left) != bt_is_leaf(right)) {
-			bm_complain(info->tm->bm, blocks[0], PD_NODE,
-				    "neighbours at different depths", -EILSEQ);
-			return -EILSEQ;
-		}
 		bt_set_child(parent->node, first, blocks[0]);
 		bt_set_child(parent->node, first + 1, blocks[1]);
 
@@ -117,7 +131,7 @@ static int fix_fill(struct bt_info *info, u64 *root, struct bt_path *path)
 			return r;
 		bt_close_gap(parent->node, first + 1, 1);
 	}
-	return shrink_root(info, root, path->level[0].node);
+	return shrink_root(info, root);
 }
 
 /**
@@ -289,13 +303,18 @@ static int delete_node(struct bt_info *info, u64 block, u32 depth)
 	struct pd_read read;
 	unsigned long page;
 	bool freed;
-	u32 i;
+	u32 count, i;
 	int r;
 
 	if (!depth) {
 		bm_complain(info->tm->bm, block, PD_NODE, "tree too deep", -EILSEQ);
 		return -EILSEQ;
 	}
+	r = tm_count(info->tm, block, &count);
+	if (r)
+		return r;
+	if (count > 1)
+		return tm_dec(info->tm, block, &freed);
 	page = __get_free_page(GFP_NOIO);
 	if (!page)
 		return -ENOMEM;
@@ -309,7 +328,7 @@ static int delete_node(struct bt_info *info, u64 block, u32 depth)
 		r = bt_check_leaf(info, block, copy);
 	if (!r)
 		r = tm_dec(info->tm, block, &freed);
-	if (r || !freed)
+	if (r)
 		goto out;
 	if (bt_is_leaf(copy)) {
 		r = drop_values(info, bt_value(copy, 0), bt_nr(copy), true, NULL, NULL);

@@ -100,6 +100,24 @@ int bt_check_child(struct pd_tm *tm, u64 block, const struct disk_node *parent, 
 }
 
 /**
+ * bt_check_pair() - may entries be moved between two neighbours
+ * @tm: the transaction
+ * @block: the block of one
+ * @node: one
+ * @neighbour: the other
+ *
+ * Return: 0 or -EILSEQ.
+ */
+int bt_check_pair(struct pd_tm *tm, u64 block, const struct disk_node *node,
+		  const struct disk_node *neighbour)
+{
+	if (node->header.flags != neighbour->header.flags ||
+	    node->value_size != neighbour->value_size)
+		return damaged(tm, block, "neighbours of different kinds");
+	return 0;
+}
+
+/**
  * bt_empty() - make a tree with nothing in it
  * @info: its kind
  * @root: set
@@ -314,30 +332,4 @@ void bt_prefetch(struct bt_info *info, u64 root, u64 key)
 			return;
 		tm_put(&read);
 	}
-}
-
-/**
- * bt_walk() - visit all leaves in the order of their keys
- * @info: the tree
- * @root: its root
- * @fn: called for each; an error ends the walk
- * @arg: for @fn
- *
- * Return: 0, the error of @fn, otherwise as bt_lookup().
- */
-int bt_walk(struct bt_info *info, u64 root,
-	    int (*fn)(void *arg, const struct disk_node *leaf), void *arg)
-{
-	struct bt_leaf leaf;
-	int r = bt_seek(info, root, 0, true, &leaf);
-
-	while (!r) {
-		r = fn(arg, leaf.node);
-		if (r) {
-			bt_put_leaf(&leaf);
-			return r;
-		}
-		r = bt_next_leaf(info, root, true, &leaf);
-	}
-	return r == -ENODATA ? 0 : r;
 }

@@ -84,14 +84,14 @@ int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf 
 void bt_put_leaf(struct bt_leaf *leaf);
 int bt_highest(struct bt_info *info, u64 root, u64 *key);
 void bt_prefetch(struct bt_info *info, u64 root, u64 key);
-int bt_walk(struct bt_info *info, u64 root,
-	    int (*fn)(void *arg, const struct disk_node *leaf), void *arg);
 
 u32 bt_capacity(u32 value_size);
 s32 bt_search(const struct disk_node *node, u64 key);
 int bt_check_child(struct pd_tm *tm, u64 block, const struct disk_node *parent, s32 index,
 		   const struct disk_node *child);
 int bt_check_leaf(struct bt_info *info, u64 block, const struct disk_node *node);
+int bt_check_pair(struct pd_tm *tm, u64 block, const struct disk_node *node,
+		  const struct disk_node *neighbour);
 
 /* btree-insert.c */
 int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void *old);

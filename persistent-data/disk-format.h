@@ -148,10 +148,14 @@ static_assert(sizeof(struct disk_details) == 24);
 #define MAPPING_TIME_BITS	24
 #define MAPPING_TIME_MAX	((1U << MAPPING_TIME_BITS) - 1)
 
-/* block_time (format 5.1): block in the high 40 bits, clock in the low 24. */
+/*
+ * block_time (format 5.1): block in the high 40 bits, clock in the low 24.  A
+ * clock that has run over, as other writers allow, must not change the block:
+ * the mapping then just looks older than it is, that is, shared.
+ */
 static inline u64 mapping_pack(u64 block, u32 time)
 {
-	return block << MAPPING_TIME_BITS | time;
+	return block << MAPPING_TIME_BITS | (time < MAPPING_TIME_MAX ? time : MAPPING_TIME_MAX);
 }
 
 static inline u64 mapping_block(u64 value)

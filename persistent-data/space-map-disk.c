@@ -100,7 +100,8 @@ int sm_open(struct pd_sm *sm, const u8 *root_field)
 		return 0;
 	}
 
-	if (!sm->nr_blocks || sm->nr_blocks > SM_MAX_META_BLOCKS)
+	if (!sm->nr_blocks || sm->nr_blocks > SM_MAX_META_BLOCKS ||
+	    !sm->bitmap_root || sm->bitmap_root >= sm->nr_blocks)
 		goto bad_root;
 	r = alloc_index(sm);
 	if (r)
@@ -113,7 +114,7 @@ int sm_open(struct pd_sm *sm, const u8 *root_field)
 	return 0;
 
 bad_root:
-	bm_complain(bm, SUPERBLOCK_LOCATION, PD_SUPERBLOCK, "space map of an impossible size",
+	bm_complain(bm, SUPERBLOCK_LOCATION, PD_SUPERBLOCK, "space map that cannot be",
 		    -EILSEQ);
 	return -EILSEQ;
 }
@@ -141,10 +142,12 @@ int sm_read_entry(struct pd_sm *sm, struct sm_region *region)
 	} else {
 		entry = sm->index->entries[region->index];
 	}
-	if (!r && !le64_to_cpu(entry.blocknr))
+	if (!r && (!le64_to_cpu(entry.blocknr) ||
+		   le64_to_cpu(entry.blocknr) >= sm->tm->meta->nr_blocks))
 		r = -EILSEQ;
 	if (r) {
-		bm_complain(sm->tm->bm, sm->bitmap_root, PD_INDEX, "bitmap missing", r);
+		bm_complain(sm->tm->bm, sm->bitmap_root, PD_INDEX,
+			    "bitmap missing or out of range", r);
 		return r;
 	}
 	region->bitmap = le64_to_cpu(entry.blocknr);
@@ -188,7 +191,7 @@ static int apply_overflow(struct pd_sm *sm)
 	unsigned long block;
 	struct bt_info info;
 	void *entry;
-	int r = 0;
+	int r;
 
 	overflow_info(sm, &info);
 	xa_for_each(&sm->overflow, block, entry) {
@@ -203,11 +206,16 @@ static int apply_overflow(struct pd_sm *sm)
 				r = 0;
 		}
 		if (r < 0)
-			break;
-		r = 0;
+			return r;
+		xa_erase(&sm->overflow, block);
 	}
-	xa_destroy(&sm->overflow);
-	return r;
+	/* Nodes of these trees have one owner each, so no count rose on the way. */
+	if (!xa_empty(&sm->overflow)) {
+		bm_complain(sm->tm->bm, sm->overflow_root, PD_NODE,
+			    "overflow tree shared with another", -EILSEQ);
+		return -EILSEQ;
+	}
+	return 0;
 }
 
 /* Give a dirty region's bitmap its new block. */

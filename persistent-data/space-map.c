@@ -172,6 +172,18 @@ static void shed(struct pd_sm *sm)
 			unload(sm, r);
 }
 
+/* Entries past the end would become counts when the map grows (format 6.3). */
+static void clear_tail(struct pd_sm *sm, struct sm_region *r)
+{
+	u64 base = r->index * SM_ENTRIES_PER_BITMAP;
+	u32 i;
+
+	if (sm->nr_blocks - base >= SM_ENTRIES_PER_BITMAP)
+		return;
+	for (i = sm->nr_blocks - base; i < SM_ENTRIES_PER_BITMAP; i++)
+		store_entry(r->cur, i, 0);
+}
+
 static int load(struct pd_sm *sm, struct sm_region *r)
 {
 	struct dm_buffer *buffer;
@@ -196,6 +208,7 @@ static int load(struct pd_sm *sm, struct sm_region *r)
 	}
 	r->cur = (struct disk_bitmap *)page;
 	sm->nr_loaded++;
+	clear_tail(sm, r);
 	recount(r);
 	return 0;
 }
@@ -291,6 +304,7 @@ void sm_abort(struct pd_sm *sm)
 	INIT_LIST_HEAD(&sm->dirty);
 	sm->nr_dirty = 0;
 	sm->nr_freed = 0;
+	sm->nr_overflow = 0;
 	sm->cursor = 0;
 	sm->hints_checked = false;
 	xa_destroy(&sm->overflow);
@@ -346,6 +360,7 @@ static int overflow_count(struct pd_sm *sm, u64 block, u32 *count)
 
 static int set_overflow_count(struct pd_sm *sm, u64 block, u32 count)
 {
+	sm->nr_overflow++;
 	return xa_err(xa_store(&sm->overflow, block, xa_mk_value(count), GFP_NOIO));
 }
 
@@ -375,9 +390,10 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count)
 /**
  * sm_inc() - one reference more
  * @sm: the map
- * @block: which
+ * @block: which; has one already
  *
- * Return: 0, -ENOMEM, or the errno of a read.
+ * Return: 0, -EILSEQ for a block that is free, -EOVERFLOW, -ENOMEM, or the errno
+ * of a read.
  */
 int sm_inc(struct pd_sm *sm, u64 block)
 {
@@ -392,6 +408,11 @@ int sm_inc(struct pd_sm *sm, u64 block)
 		return err;
 
 	count = get_entry(r->cur, i);
+	if (!count) {
+		/* It may be reserved for, or still be read by, somebody else. */
+		complain(sm, block, "reference to a free block");
+		return -EILSEQ;
+	}
 	if (count == 3) {
 		err = overflow_count(sm, block, &count);
 		if (err)
@@ -407,8 +428,6 @@ int sm_inc(struct pd_sm *sm, u64 block)
 		if (err)
 			return err;
 	}
-	if (count == 1)
-		sm->nr_allocated++;
 	set_entry(r, i, min_t(u32, count, 3));
 	return 0;
 }
@@ -536,6 +555,7 @@ static int find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry)
 			return err;
 		if (!trust_hints) {
 			sm->hints_checked = true;
+			sm_recount(sm);
 			return err;
 		}
 		trust_hints = false;
@@ -560,9 +580,13 @@ int sm_alloc(struct pd_sm *sm, u64 *block)
 		err = touch(sm, r);
 	if (err)
 		return err;
+	*block = r->index * SM_ENTRIES_PER_BITMAP + i;
+	if (*block == SUPERBLOCK_LOCATION && sm->durable_blocks) {
+		complain(sm, *block, "superblock counted free");
+		return -EILSEQ;
+	}
 	set_entry(r, i, 1);
 	sm->nr_allocated++;
-	*block = r->index * SM_ENTRIES_PER_BITMAP + i;
 	sm->cursor = *block + 1;
 	return 0;
 }
@@ -679,21 +703,70 @@ void sm_untake(struct pd_sm *sm, u64 block)
 }
 
 /**
- * sm_resize() - count more blocks
+ * sm_recount() - find out what is really in use
  * @sm: the map
- * @nr_blocks: the new number, not below the old one
  *
- * Return: 0, -EINVAL for a number that the format cannot hold, -ENOMEM, or the
- * errno of a read.  After an error the transaction must be aborted.
+ * Loads every bitmap that was never loaded.  If one cannot be, nothing changes.
  */
-int sm_resize(struct pd_sm *sm, u64 nr_blocks)
+void sm_recount(struct pd_sm *sm)
+{
+	u64 left = sm->nr_blocks, used = 0, i;
+
+	for (i = 0; left; i++) {
+		u64 entries = min_t(u64, left, SM_ENTRIES_PER_BITMAP);
+		struct sm_region *r;
+
+		if (sm_get_region(sm, i, &r) || (!r->exact && load(sm, r)))
+			return;
+		/* The entries past the end are zero, and count as free. */
+		used += SM_ENTRIES_PER_BITMAP - r->nr_free;
+		left -= entries;
+	}
+	sm->nr_allocated = used;
+}
+
+/**
+ * sm_check_resize() - can the map grow so far
+ * @sm: the map
+ * @nr_blocks: blocks to be counted
+ * @bitmaps: set to the number of bitmaps it takes
+ *
+ * Return: 0, -EINVAL for fewer blocks than now or more than the format can hold.
+ */
+int sm_check_resize(struct pd_sm *sm, u64 nr_blocks, u64 *bitmaps)
 {
 	u64 max = sm->is_data ? 1ULL << (64 - MAPPING_TIME_BITS) : SM_MAX_META_BLOCKS;
-	u64 i, end;
 
 	if (nr_blocks < sm->nr_blocks || nr_blocks > max)
 		return -EINVAL;
+	*bitmaps = DIV_ROUND_UP_ULL(nr_blocks, SM_ENTRIES_PER_BITMAP) -
+		   DIV_ROUND_UP_ULL(sm->nr_blocks, SM_ENTRIES_PER_BITMAP);
+	return 0;
+}
 
+/**
+ * sm_resize() - count more blocks
+ * @sm: the map
+ * @nr_blocks: the new number, approved by sm_check_resize()
+ *
+ * Return: 0, -ENOMEM, or the errno of a read.  After an error the transaction
+ * must be rolled back.
+ */
+int sm_resize(struct pd_sm *sm, u64 nr_blocks)
+{
+	u64 i, end;
+
+	if (sm->nr_blocks % SM_ENTRIES_PER_BITMAP) {
+		struct sm_region *last;
+		int err;
+
+		/* Loading clears what is past the old end. */
+		err = sm_get_region(sm, sm->nr_blocks / SM_ENTRIES_PER_BITMAP, &last);
+		if (!err)
+			err = touch(sm, last);
+		if (err)
+			return err;
+	}
 	end = DIV_ROUND_UP_ULL(nr_blocks, SM_ENTRIES_PER_BITMAP);
 	for (i = DIV_ROUND_UP_ULL(sm->nr_blocks, SM_ENTRIES_PER_BITMAP); i < end; i++) {
 		struct sm_region *r = kzalloc(sizeof(*r), GFP_NOIO);
@@ -715,7 +788,7 @@ int sm_resize(struct pd_sm *sm, u64 nr_blocks)
 	/* The search starts in the new area; it also finds what a wrong hint has hidden. */
 	if (!sm->is_data)
 		sm->cursor = sm->nr_blocks;
-	sm->nr_blocks = nr_blocks;
+	WRITE_ONCE(sm->nr_blocks, nr_blocks);
 	sm->hints_checked = false;
 	return 0;
 }
@@ -732,7 +805,8 @@ static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed
 			    ~used_pairs(le64_to_cpu(r->cur->words[i]));
 
 		page->words[i] = freed;
-		if (freed) {
+		/* sm_dec() has seen to it that there is a page to note it in. */
+		if (freed && !WARN_ON_ONCE(!r->held)) {
 			r->held[i] |= freed << 1;
 			nr += hweight64(freed);
 		}
@@ -761,7 +835,7 @@ struct sm_freed_page *sm_settle(struct pd_sm *sm)
 		if (r->old && sm->is_data && sm->nr_freed) {
 			/* The words sit at the same place in both structures. */
 			page = (struct sm_freed_page *)r->old;
-			if (r->held && collect_freed(sm, r, page)) {
+			if (collect_freed(sm, r, page)) {
 				page->region = r->index;
 				page->next = pages;
 				pages = page;
@@ -773,7 +847,8 @@ struct sm_freed_page *sm_settle(struct pd_sm *sm)
 	}
 	sm->nr_dirty = 0;
 	sm->nr_freed = 0;
-	sm->durable_blocks = sm->nr_blocks;
+	sm->nr_overflow = 0;
+	WRITE_ONCE(sm->durable_blocks, sm->nr_blocks);
 	return pages;
 }
 

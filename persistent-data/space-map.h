@@ -17,11 +17,12 @@
  * - quarantined: free and durably so, but bios may still be under way to it.
  * They live through an abort: the bios they stand for do too.
  *
- * What the disk says of free entries (nr_free, none_free_before) and of
- * nr_allocated is a hint: it is recounted when a bitmap is loaded, and all are
- * loaded before space is declared exhausted.
+ * What the disk says of free entries (nr_free, none_free_before) is a hint: it
+ * is recounted when a bitmap is loaded, and all bitmaps are loaded before space
+ * is declared exhausted.  sm_recount() puts nr_allocated right, too.
  *
- * Locking: all functions need the pool's metadata lock for writing.
+ * Locking: all functions need the pool's change_lock; nobody who only looks
+ * things up uses a map.
  */
 #ifndef PD_SPACE_MAP_H
 #define PD_SPACE_MAP_H
@@ -89,6 +90,7 @@ static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
  * @regions: by number of the bitmap
  * @overflow: exact counts, changed in this transaction, of blocks that have or
  *	had an entry in the overflow tree
+ * @nr_overflow: changes noted in @overflow, for estimating what the layout takes
  * @dirty: changed regions
  * @nr_dirty: how many
  * @nr_loaded: regions with a loaded bitmap
@@ -109,6 +111,7 @@ struct pd_sm {
 	struct disk_index *index;
 	struct xarray regions;
 	struct xarray overflow;
+	u64 nr_overflow;
 	struct list_head dirty;
 	u64 nr_dirty;
 	u64 nr_loaded;
@@ -126,7 +129,9 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count);
 int sm_inc(struct pd_sm *sm, u64 block);
 int sm_dec(struct pd_sm *sm, u64 block, bool *freed);
 int sm_alloc(struct pd_sm *sm, u64 *block);
+int sm_check_resize(struct pd_sm *sm, u64 nr_blocks, u64 *bitmaps);
 int sm_resize(struct pd_sm *sm, u64 nr_blocks);
+void sm_recount(struct pd_sm *sm);
 
 int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
 void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);

@@ -243,9 +243,12 @@ int tm_count(struct pd_tm *tm, u64 block, u32 *count)
 
 /**
  * tm_write_shadows() - hand every changed block to the block manager
- * @tm: the transaction, which is empty afterwards
+ * @tm: the transaction
  *
- * Return: 0 or a negative errno; the transaction is then not empty.
+ * The pages stay, and are what tm_read() gives, until tm_drop(): as long as
+ * the write may fail the device's former content must not be seen.
+ *
+ * Return: 0 or a negative errno.
  */
 int tm_write_shadows(struct pd_tm *tm)
 {
@@ -258,6 +261,5 @@ int tm_write_shadows(struct pd_tm *tm)
 		if (r)
 			return r;
 	}
-	tm_drop(tm);
 	return 0;
 }
