@@ -95,7 +95,7 @@ add_old_thin_tools() {
 		WRAP
 		chmod 755 "$root/usr/local/sbin/$tool-0.9"
 	done
-	chroot "$root" thin_check-0.9 --version >/dev/null ||
+	chroot "$root" /usr/local/sbin/thin_check-0.9 --version >/dev/null ||
 		die "thin_check 0.9 of bookworm does not run in the guest root"
 }
 
