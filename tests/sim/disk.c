@@ -162,8 +162,10 @@ int disk_read(struct disk *d, u64 block, void *to)
 	d->nr_reads++;
 	if (block >= d->nr_blocks)
 		return -EIO;
-	if (d->fail_read_in && --d->fail_read_in == 0)
+	if (d->fail_read_in && --d->fail_read_in == 0) {
+		sim_faults++;
 		return -EIO;
+	}
 	memcpy(to, disk_peek(d, block), DISK_BLOCK);
 	return 0;
 }
@@ -174,13 +176,16 @@ int disk_write(struct disk *d, u64 block, const void *from)
 
 	if (block >= d->nr_blocks)
 		sim_fail("write of block %llu past the end (%llu)", block, d->nr_blocks);
-	if (block && block < d->guard_blocks && d->guard[block])
+	if (block && block < d->guard_blocks && d->guard[block] && !d->guard_stale)
 		sim_fail("write of block %llu, which the durable superblock reaches", block);
 	d->nr_writes++;
-	if (d->fail_write_in && --d->fail_write_in == 0)
+	if (d->fail_write_in && --d->fail_write_in == 0) {
+		sim_faults++;
 		return -EIO;
+	}
 	if (!block) {
 		d->nr_super_writes++;
+		d->guard_stale = true;
 		if (d->check_order && d->unflushed)
 			sim_fail("the superblock is written while %zu writes are not flushed", d->unflushed);
 		if (d->check_order && memcmp(disk_peek(d, 0) + 512, (const u8 *)from + 512, DISK_BLOCK - 512) &&
@@ -207,8 +212,12 @@ void disk_poke(struct disk *d, u64 block, const void *from)
 int disk_flush(struct disk *d)
 {
 	d->nr_flushes++;
-	if (d->fail_flush_in && --d->fail_flush_in == 0)
+	if (d->fail_flush_in && --d->fail_flush_in == 0) {
+		/* The order of writes around a failed flush means nothing any more. */
+		d->check_order = false;
+		sim_faults++;
 		return -EIO;
+	}
 	d->unflushed = 0;
 	add_event(d, EV_FLUSH, 0, NULL);
 	return 0;
@@ -224,6 +233,7 @@ void disk_guard(struct disk *d, const u8 *guard, u64 nr)
 	d->guard = must(realloc(d->guard, nr));
 	memcpy(d->guard, guard, nr);
 	d->guard_blocks = nr;
+	d->guard_stale = false;
 }
 
 void disk_unguard(struct disk *d)
@@ -251,6 +261,14 @@ void disk_mark(struct disk *d)
 	drop_events(d, 0, keep);
 	memmove(d->events, d->events + keep, (d->nr_events - keep) * sizeof(*d->events));
 	d->nr_events -= keep;
+	d->check_order = true;
+}
+
+void disk_settle(struct disk *d)
+{
+	d->unflushed = 0;
+	add_event(d, EV_FLUSH, 0, NULL);
+	disk_mark(d);
 }
 
 static void apply_torn(struct page_data **table, const struct event *e, struct rng *rng)

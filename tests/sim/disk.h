@@ -45,6 +45,8 @@ struct disk {
 	u64 nr_writes, nr_flushes, nr_super_writes, nr_reads;
 	u8 *guard;
 	u64 guard_blocks;
+	/* the superblock was written since: a call that commits twice may reuse what the first freed */
+	bool guard_stale;
 	bool check_order;
 	bool record;
 	bool data_flushed;
@@ -75,6 +77,9 @@ void disk_poke(struct disk *d, u64 block, const void *from);
 /* Blocks that must not be overwritten (guard[b] != 0); copied. */
 void disk_guard(struct disk *d, const u8 *guard, u64 nr);
 void disk_unguard(struct disk *d);
+
+/* Everything written so far is on stable storage. */
+void disk_settle(struct disk *d);
 
 /* Start a new recorded stretch here. */
 void disk_mark(struct disk *d);

@@ -14,15 +14,19 @@
 #include "world.h"
 
 static long ops_per_seed = 400;
-static char *self;
 
 static void on_fail(void)
 {
 	if (!seed_now)
 		return;
 	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
-	fprintf(stderr, "  replay: %s --seed %llu --ops %ld --cuts %u --tools %u --oracle %u --replay\n", self,
-		seed_now, ops_per_seed, opt.cut_percent, opt.tool_percent, opt.oracle_percent);
+	fprintf(stderr, "  replay: ");
+	if (opt.tool_percent)
+		fprintf(stderr, "THIN_TOOLS=%s ", getenv("THIN_TOOLS"));
+	if (opt.oracle_percent)
+		fprintf(stderr, "THINFMT=%s ", getenv("THINFMT"));
+	fprintf(stderr, "make -C tests/sim run ARGS='--seed %llu --ops %ld --cuts %u --tools %u --oracle %u --faults %u --replay'\n",
+		seed_now, ops_per_seed, opt.cut_percent, opt.tool_percent, opt.oracle_percent, opt.fault_percent);
 }
 
 /* What kind of history: few large devices, many small ones, little space ... */
@@ -113,7 +117,7 @@ static u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
 
 static void bulk_write(struct world *w, u32 id, u64 v, u64 nr)
 {
-	for (; nr && state_dev(w->open, id); v += 64, nr -= min_t(u64, nr, 64))
+	for (; nr && state_dev(w->open, id) && meta_left(w); v += 64, nr -= min_t(u64, nr, 64))
 		op_write(w, id, v, min_t(u64, nr, 64), false);
 }
 
@@ -121,8 +125,21 @@ static void one_op(struct world *w, const struct shape *s)
 {
 	u64 dice = rng_below(&w->rng, 1000), v, n;
 	u32 id = pick_id(w, s);
-	bool there = state_dev(w->open, id);
+	bool there;
 
+	if (!meta_left(w)) {
+		/* Out of metadata space: what gives some back must work all the same. */
+		stats.full++;
+		if (rng_chance(&w->rng, 30))
+			op_release_hold(w);
+		else if (rng_chance(&w->rng, 30))
+			op_delete(w, id);
+		else if (state_dev(w->open, id))
+			op_remove(w, id, pick_vblock(w, s, id), ~0ULL, rng_chance(&w->rng, 50) ? 1 : 1000000);
+		op_commit(w);
+		return;
+	}
+	there = state_dev(w->open, id);
 	if (w->open->live.nr == 0 || (w->open->live.nr < s->max_devs && rng_chance(&w->rng, s->bulk == 1 ? 60 : 4))) {
 		if (w->open->live.nr && rng_chance(&w->rng, 60))
 			op_snap(w, new_id(w, s), id);
@@ -206,42 +223,44 @@ static void history(u64 seed)
 	}
 	world_init(&w, seed, s.meta_blocks, s.data_blocks);
 	w.max_vblock = s.max_vblock + 20000 > s.max_vblock ? s.max_vblock + 20000 : ~0ULL;
-	w.tight = s.meta_blocks < 500;
+	w.polite = s.meta_blocks >= 500 || rng_chance(&w.rng, 70);
+	w.tight = !w.polite || s.meta_blocks < 100;
 	op_open(&w, true);
 	op_resize_data(&w, s.data_blocks);
 	op_commit(&w);
 	for (i = 0; i < ops_per_seed; i++) {
 		world_op = i + 1;
 		stats.ops++;
+		if (opt.fault_percent && rng_chance(&w.fault_rng, opt.fault_percent))
+			arm_fault(&w);
 		one_op(&w, &s);
 		if (thin_meta_wants_commit(w.tm) || !rng_below(&w.rng, s.commit_every) || w.nr_sets > MAX_SETS - 4) {
 			if (w.nr_sets > MAX_SETS - 8)
 				op_release_sets(&w, MAX_SETS);
 			op_commit(&w);
 		}
+		disarm_fault(&w);
 	}
 	world_op = i + 1;
 	look_all(&w);
 	op_commit(&w);
 	look_all(&w);
-	if (rng_chance(&w.rng, 5))
-		op_needs_check(&w);
 	op_close(&w);
 	world_exit(&w);
 }
 
 static void print_stats(void)
 {
-	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu stale inserts\n",
+	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu times with no metadata left, %llu retries, %llu failures made to happen, %llu deletes in several commits, %llu stale inserts\n",
 	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
-	       stats.reopens, stats.aborts, stats.nospace, stats.stale);
+	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale);
 	printf("sim: %llu power cuts (%llu reopened and written to); external judges: %llu images by thin_check 0.9 and 1.x and thin_dump, %llu by another decoder; at most %d buffers held\n",
 	       stats.cuts, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
 }
 
 static void usage(FILE *f)
 {
-	fprintf(f, "usage: sim [--seed N | --seeds A-B] [--ops N] [--cuts PERCENT] [--tools PERCENT] [--oracle PERCENT]\n"
+	fprintf(f, "usage: sim [--seed N | --seeds A-B] [--ops N] [--cuts PERCENT] [--tools PERCENT] [--oracle PERCENT] [--faults PERCENT]\n"
 		   "           [--dir DIR] [--replay]\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
 }
@@ -253,7 +272,6 @@ int main(int argc, char **argv)
 	u64 from = 1, to = 20, seed;
 	int i;
 
-	self = argv[0];
 	sim_fail_hook = on_fail;
 	opt.dir = "/tmp";
 	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--make-xml")))
@@ -286,6 +304,8 @@ int main(int argc, char **argv)
 			opt.tool_percent = atoi(v);
 		} else if (!strcmp(a, "--oracle")) {
 			opt.oracle_percent = atoi(v);
+		} else if (!strcmp(a, "--faults")) {
+			opt.fault_percent = atoi(v);
 		} else if (!strcmp(a, "--dir")) {
 			opt.dir = v;
 		} else {

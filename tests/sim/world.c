@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The layer, the model and what compares them; see the header. */
+#include <linux/crc32c.h>
 #include <linux/err.h>
 #include <linux/kernel.h>
 #include <stdarg.h>
@@ -29,6 +30,50 @@ void sim_api_end(const char *what)
 		sim_fail("%s returned with %d dm-bufio buffers held", what, bufio_held);
 	if (sim_noio_depth)
 		sim_fail("%s returned inside memalloc_noio", what);
+}
+
+/* ---- failures made to happen ---- */
+
+void arm_fault(struct world *w)
+{
+	u64 n = 1 + rng_below(&w->fault_rng, rng_chance(&w->fault_rng, 50) ? 4 : 60);
+
+	switch (rng_below(&w->fault_rng, 5)) {
+	case 0:
+	case 1:
+		sim_alloc_fail_in = n;
+		break;
+	case 2:
+		w->disk->fail_read_in = n;
+		break;
+	case 3:
+		w->disk->fail_write_in = n;
+		break;
+	case 4:
+		w->disk->fail_flush_in = 1 + n % 2;
+		break;
+	}
+	w->faults_seen = sim_faults;
+	w->armed = true;
+}
+
+void disarm_fault(struct world *w)
+{
+	sim_alloc_fail_in = 0;
+	w->disk->fail_read_in = 0;
+	w->disk->fail_write_in = 0;
+	w->disk->fail_flush_in = 0;
+	w->armed = false;
+}
+
+/* Is this error one that was made to happen? */
+static bool injected(struct world *w, int r)
+{
+	if (!w->armed || sim_faults == w->faults_seen || (r != -EIO && r != -ENOMEM))
+		return false;
+	stats.faults++;
+	disarm_fault(w);
+	return true;
 }
 
 /* ---- what the layer calls ---- */
@@ -149,6 +194,17 @@ static void fill_sets(struct world *w)
 	w->nr_new_sets = 0;
 }
 
+static void guard_blocks(struct world *w, const struct check_result *res)
+{
+	u8 *guard = must(calloc(res->meta.nr_blocks, 1));
+	u64 b;
+
+	for (b = 0; b < res->meta.nr_blocks; b++)
+		guard[b] = !!res->meta_counts[b];
+	disk_guard(w->disk, guard, res->meta.nr_blocks);
+	free(guard);
+}
+
 void settle(struct world *w, const char *what)
 {
 	struct check_result res;
@@ -157,6 +213,7 @@ void settle(struct world *w, const char *what)
 	struct thin_meta_space space;
 	const char *diff;
 	bool tools, oracle;
+	int i;
 
 	sim_api_end(what);
 	if (w->flush_begun != w->flush_waited)
@@ -189,17 +246,12 @@ void settle(struct world *w, const char *what)
 
 	fill_sets(w);
 	w->formatted = true;
+	for (i = 0; i < MAX_HANDLES; i++)
+		w->handles[i].changed = false;
+	w->durable_seq = w->tm ? thin_meta_durable_seq(w->tm) : 0;
 	state_free(w->durable);
 	w->durable = state_clone(w->open);
-	{
-		u8 *guard = must(calloc(res.meta.nr_blocks, 1));
-		u64 b;
-
-		for (b = 0; b < res.meta.nr_blocks; b++)
-			guard[b] = !!res.meta_counts[b];
-		disk_guard(w->disk, guard, res.meta.nr_blocks);
-		free(guard);
-	}
+	guard_blocks(w, &res);
 	disk_mark(w->disk);
 	w->disk->data_flushed = false;
 
@@ -221,6 +273,32 @@ static void fresh_open_state(struct world *w)
 	memset(w->dropped, 0, w->cap_data);
 }
 
+/*
+ * A commit was made to fail.  If block 0 was on its way the disk may have
+ * either state; which it is the image says, and the layer must agree.
+ */
+static void which_state(struct world *w)
+{
+	struct check_result res;
+
+	if (check_image(w->disk, &res, 0))
+		sim_fail("after a failed commit the image is wrong: %s", res.err);
+	if (state_differs(w->durable, &res)) {
+		if (state_differs(w->open, &res))
+			sim_fail("after a failed commit the image is neither state: %s", state_differs(w->open, &res));
+		state_free(w->durable);
+		w->durable = state_clone(w->open);
+	}
+	guard_blocks(w, &res);
+	check_free(&res);
+	/* What was written counts as read back: a drive keeps to what it has once said. */
+	if (w->disk->unflushed || w->disk->nr_super_writes != w->supers_seen)
+		disk_settle(w->disk);
+	w->supers_seen = w->disk->nr_super_writes;
+	w->nr_new_sets = 0;
+	fresh_open_state(w);
+}
+
 /* ---- opening and closing ---- */
 
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
@@ -228,6 +306,8 @@ void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
 	memset(w, 0, sizeof(*w));
 	w->rng.s = seed;
 	w->cut_rng.s = seed ^ 0x5ca1ab1e;
+	w->fault_rng.s = seed ^ 0xfa0175;
+	w->faults_before = sim_faults;
 	bufio_policy.rng.s = seed ^ 0xb0f10;
 	w->disk = disk_new(meta_blocks);
 	w->disk->record = true;
@@ -281,8 +361,13 @@ void op_open(struct world *w, bool may_format)
 		sim_api_end("thin_meta_open");
 		if (sim_live_allocs != before)
 			sim_fail("a failed thin_meta_open leaks %ld allocations", sim_live_allocs - before);
-		sim_fail("thin_meta_open: error %ld", PTR_ERR(w->tm));
+		if (!injected(w, PTR_ERR(w->tm)))
+			sim_fail("thin_meta_open: error %ld", PTR_ERR(w->tm));
+		w->tm = NULL;
+		op_open(w, may_format);
+		return;
 	}
+	w->durable_seq = thin_meta_durable_seq(w->tm);
 	settle(w, "thin_meta_open");
 }
 
@@ -296,9 +381,12 @@ void op_close(struct world *w)
 	world_close_devs(w);
 	note_op(w, "close");
 	r = thin_meta_close(w->tm);
-	if (r)
-		sim_fail("thin_meta_close: error %d", r);
 	w->tm = NULL;
+	if (r && injected(w, r)) {
+		which_state(w);
+	} else if (r && !(r == -ENOSPC && w->tight)) {
+		sim_fail("thin_meta_close: error %d", r);
+	}
 	if (w->disk->nr_super_writes == w->supers_seen)
 		fresh_open_state(w);
 	settle(w, "thin_meta_close");
@@ -328,17 +416,31 @@ struct thin_dev *world_dev(struct world *w, u32 id)
 	r = thin_meta_open_dev(w->tm, id, &w->handles[free_slot].td);
 	sim_api_end("thin_meta_open_dev");
 	if (!state_dev(w->open, id)) {
-		if (!r)
-			sim_fail("thin_meta_open_dev of the absent device %u succeeded", id);
+		if (r && injected(w, r))
+			r = -ENODATA;
+		if (r != -ENODATA)
+			sim_fail("thin_meta_open_dev of the absent device %u: %d", id, r);
 		w->handles[free_slot].td = NULL;
 		return NULL;
 	}
+	if (r && injected(w, r))
+		r = thin_meta_open_dev(w->tm, id, &w->handles[free_slot].td);
 	if (r)
 		sim_fail("thin_meta_open_dev(%u): error %d", id, r);
 	w->handles[free_slot].id = id;
+	w->handles[free_slot].changed = false;
 	if (thin_dev_id(w->handles[free_slot].td) != id)
 		sim_fail("thin_dev_id is not %u", id);
 	return w->handles[free_slot].td;
+}
+
+static void mark_changed(struct world *w, u32 id)
+{
+	int i;
+
+	for (i = 0; i < MAX_HANDLES; i++)
+		if (w->handles[i].td && w->handles[i].id == id)
+			w->handles[i].changed = true;
 }
 
 void world_close_dev(struct world *w, u32 id)
@@ -382,6 +484,11 @@ bool op_commit(struct world *w)
 		op_abort(w);
 		return false;
 	}
+	if (r && injected(w, r)) {
+		sim_api_end("thin_meta_commit");
+		op_abort(w);
+		return false;
+	}
 	if (r)
 		sim_fail("thin_meta_commit: error %d", r);
 	if (w->disk->nr_super_writes != supers) {
@@ -398,34 +505,83 @@ bool op_commit(struct world *w)
 	return true;
 }
 
+/* What thin_check --clear-needs-check-flag does. */
+static void clear_needs_check(struct world *w)
+{
+	u8 block[DISK_BLOCK];
+	u32 csum;
+
+	memcpy(block, disk_peek(w->disk, 0), DISK_BLOCK);
+	block[4] &= ~1;
+	csum = crc32c(~0U, block + 4, DISK_BLOCK - 4) ^ 160774;
+	memcpy(block, &csum, 4);
+	disk_poke(w->disk, 0, block);
+	w->open->needs_check = false;
+	w->durable->needs_check = false;
+}
+
+/*
+ * As the targets do it: roll back, perhaps note that a check is due, and take
+ * the pool down.  Nothing may change it before it is opened anew.
+ */
 void op_abort(struct world *w)
 {
-	u64 seq = thin_meta_open_seq(w->tm), durable = thin_meta_durable_seq(w->tm);
-	bool changed[MAX_HANDLES] = { false };
+	bool was_changed[MAX_HANDLES], faulted = sim_faults != w->faults_before;
+	struct thin_meta_space space;
 	int r, i;
 
+	disarm_fault(w);
 	note_op(w, "abort");
 	stats.aborts++;
 	for (i = 0; i < MAX_HANDLES; i++)
-		changed[i] = w->handles[i].td && thin_dev_changed_seq(w->handles[i].td) == seq;
+		was_changed[i] = w->handles[i].td && w->handles[i].changed;
 	r = thin_meta_abort(w->tm);
 	if (r)
 		sim_fail("thin_meta_abort: error %d", r);
-	if (w->disk->nr_super_writes != w->supers_seen)
+	if (faulted) {
+		w->faults_before = sim_faults;
+		which_state(w);
+		memset(was_changed, 0, sizeof(was_changed));
+	} else if (w->disk->nr_super_writes != w->supers_seen) {
 		sim_fail("thin_meta_abort wrote the superblock");
+	}
 	sim_api_end("thin_meta_abort");
 	if (thin_meta_changed(w->tm))
 		sim_fail("thin_meta_changed right after an abort");
-	if (thin_meta_durable_seq(w->tm) != durable)
+	if (thin_meta_durable_seq(w->tm) != w->durable_seq && !faulted)
 		sim_fail("thin_meta_durable_seq moved with an abort");
 	for (i = 0; i < MAX_HANDLES; i++)
-		if (changed[i] && !thin_dev_rolled_back(w->handles[i].td))
+		if (was_changed[i] && !thin_dev_rolled_back(w->handles[i].td))
 			sim_fail("device %u was changed, aborted and is not marked rolled back", w->handles[i].id);
 	fresh_open_state(w);
-	/* As the targets do: a volume whose changes are gone is opened anew. */
-	world_close_devs(w);
-	thin_meta_set_read_write(w->tm);
-	settle(w, "thin_meta_abort");
+	r = thin_meta_create_thin(w->tm, 12345);
+	sim_api_end("thin_meta_create_thin");
+	if (r != -EIO && r != -EPERM && r != -EEXIST)
+		sim_fail("a change right after an abort: %d", r);
+	if (thin_meta_get_space(w->tm, &space))
+		sim_fail("thin_meta_get_space after an abort failed");
+	for (i = 0; i < MAX_HANDLES; i++)
+		if (w->handles[i].td && state_dev(w->open, w->handles[i].id) && rng_chance(&w->rng, 50)) {
+			look_numbers(w, w->handles[i].id);
+			look_ranges(w, w->handles[i].id, 0, 500);
+		}
+	if (rng_chance(&w->rng, 50)) {
+		world_what = "set_needs_check";
+		w->open->needs_check = true;
+		r = thin_meta_set_needs_check(w->tm);
+		if (r)
+			sim_fail("thin_meta_set_needs_check: error %d", r);
+		if (!thin_meta_needs_check(w->tm))
+			sim_fail("thin_meta_needs_check is false after setting it");
+		settle(w, "thin_meta_set_needs_check");
+		if (!w->durable->needs_check)
+			sim_fail("thin_meta_set_needs_check wrote nothing");
+	}
+	op_close(w);
+	if (w->durable->needs_check)
+		clear_needs_check(w);
+	op_open(w, false);
+	world_what = "abort";
 }
 
 /* What a failed change leaves is nobody's: as the interface says, abort. */
@@ -434,6 +590,11 @@ static bool survived(struct world *w, const char *what, int r)
 	if (!r)
 		return true;
 	/* Some calls answer EIO for a lack of space that left the transaction half changed. */
+	if (injected(w, r)) {
+		sim_api_end(what);
+		op_abort(w);
+		return false;
+	}
 	if (r != -ENOSPC && !(r == -EIO && w->tight))
 		sim_fail("%s: error %d", what, r);
 	stats.nospace++;
@@ -467,25 +628,6 @@ void op_trans_id(struct world *w, bool right)
 	if (right)
 		w->open->trans_id = next;
 	settle(w, "thin_meta_set_transaction_id");
-}
-
-void op_needs_check(struct world *w)
-{
-	int r;
-
-	/* The flag goes into the durable superblock alone (format 13.5). */
-	note_op(w, "set_needs_check");
-	op_abort(w);
-	world_what = "set_needs_check";
-	w->open->needs_check = true;
-	r = thin_meta_set_needs_check(w->tm);
-	if (r)
-		sim_fail("thin_meta_set_needs_check: error %d", r);
-	if (!thin_meta_needs_check(w->tm))
-		sim_fail("thin_meta_needs_check after setting it");
-	settle(w, "thin_meta_set_needs_check");
-	if (!w->durable->needs_check)
-		sim_fail("thin_meta_set_needs_check wrote nothing");
 }
 
 /* ---- devices ---- */
@@ -537,6 +679,44 @@ static bool stop_yielding(void *arg)
 	return y->nr > 3;
 }
 
+/*
+ * A long delete commits on its way.  Which mappings are gone by then only the
+ * image knows; it must be some of the device's, and all else as it was.
+ */
+static void sync_deleted(struct world *w, u32 id)
+{
+	struct mdev *dev = state_dev(w->open, id);
+	const struct check_dev *c = NULL;
+	struct check_result res;
+	size_t i, k = 0, n;
+	u64 *gone;
+
+	if (w->disk->nr_super_writes == w->supers_seen)
+		return;
+	if (check_image(w->disk, &res, 0))
+		sim_fail("thin_meta_delete committed, the image is wrong: %s", res.err);
+	for (i = 0; i < res.live.nr; i++)
+		if (res.live.devs[i].id == id)
+			c = &res.live.devs[i];
+	if (!c)
+		sim_fail("thin_meta_delete committed the end of its work");
+	gone = must(malloc((dev->set->nr + 1) * sizeof(*gone)));
+	for (i = 0, n = 0; i < dev->set->nr; i++) {
+		if (k < c->nr && c->maps[k].v == dev->set->m[i].v)
+			k++;
+		else
+			gone[n++] = dev->set->m[i].v;
+	}
+	if (k != c->nr)
+		sim_fail("thin_meta_delete committed mappings that were not there");
+	for (i = 0; i < n; i++)
+		state_remove(w->open, dev, gone[i], gone[i] + 1, note_freed, w);
+	free(gone);
+	check_free(&res);
+	stats.partial++;
+	settle(w, "thin_meta_delete");
+}
+
 void op_delete(struct world *w, u32 id)
 {
 	bool there = state_dev(w->open, id);
@@ -546,6 +726,8 @@ void op_delete(struct world *w, u32 id)
 	note_op(w, "delete %u", id);
 	world_close_dev(w, id);
 	r = thin_meta_delete(w->tm, id, stop_yielding, &y);
+	if (there)
+		sync_deleted(w, id);
 	if (!there) {
 		if (r != -ENODATA)
 			sim_fail("delete of the absent device %u: error %d", id, r);
@@ -556,6 +738,20 @@ void op_delete(struct world *w, u32 id)
 }
 
 /* ---- data blocks ---- */
+
+/* Is there metadata space for new mappings, if need be after a commit? */
+bool meta_left(struct world *w)
+{
+	struct thin_meta_space space;
+
+	if (thin_meta_get_space(w->tm, &space))
+		sim_fail("thin_meta_get_space failed");
+	if (space.meta_free || !w->polite)
+		return true;
+	if (!op_commit(w) || thin_meta_get_space(w->tm, &space))
+		return false;
+	return space.meta_free;
+}
 
 /* Returns how many blocks were reserved, 0 for none to be had. */
 static u64 reserve(struct world *w, u64 want, u64 *begin)
@@ -569,6 +765,10 @@ static u64 reserve(struct world *w, u64 want, u64 *begin)
 		for (i = 0; i < w->durable->data_blocks; i++)
 			if (can_take(w, i))
 				sim_fail("thin_meta_alloc_data found no space, but block %llu is free", i);
+		return 0;
+	}
+	if (r && injected(w, r)) {
+		op_abort(w);
 		return 0;
 	}
 	if (r)
@@ -651,7 +851,7 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	struct thin_dev *td = world_dev(w, id);
 	struct mdev *dev = must_dev(w, id);
 	u64 i, begin = 0, len = 0;
-	unsigned int n = 0, k;
+	unsigned int n = 0, k, again;
 	const struct mapping *m;
 	int r;
 
@@ -677,27 +877,47 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	}
 	if (!n)
 		return;
-	r = thin_dev_insert(td, ins, n);
-	sim_api_end("thin_dev_insert");
-	if (r) {
+	while (n) {
+		bool clean = !thin_meta_changed(w->tm);
+
+		r = thin_dev_insert(td, ins, n);
+		sim_api_end("thin_dev_insert");
+		if (r || ins[0].status != -EAGAIN)
+			mark_changed(w, id);
 		if (!survived(w, "thin_dev_insert", r))
-			for (k = 0; k < n; k++) {
-				thin_meta_unreserve_data(w->tm, ins[k].block, 1);
-				del_reserved(w, ins[k].block);
+			return;
+		for (k = 0, again = 0; k < n; k++) {
+			if (ins[k].status == -EAGAIN) {
+				ins[again++] = ins[k];
+				continue;
 			}
-		return;
+			if (ins[k].status)
+				sim_fail("thin_dev_insert of block %llu: status %d", ins[k].vblock, ins[k].status);
+			if (again)
+				sim_fail("thin_dev_insert went on behind an entry with -EAGAIN");
+			state_insert(w->open, dev, ins[k].vblock, ins[k].block, note_freed, w);
+			del_reserved(w, ins[k].block);
+			stats.inserts++;
+		}
+		if (again == n && clean)
+			sim_fail("thin_dev_insert: -EAGAIN for the first entry of a clean transaction");
+		if (again < n && thin_dev_changed_seq(td) != thin_meta_open_seq(w->tm))
+			sim_fail("thin_dev_changed_seq %llu after an insert in transaction %llu",
+				 thin_dev_changed_seq(td), thin_meta_open_seq(w->tm));
+		settle(w, "thin_dev_insert");
+		n = again;
+		stats.again += n;
+		if (n && (!op_commit(w) || !meta_left(w)))
+			break;
+		dev = must_dev(w, id);
 	}
-	for (k = 0; k < n; k++) {
-		if (ins[k].status)
-			sim_fail("thin_dev_insert of block %llu: status %d", ins[k].vblock, ins[k].status);
-		state_insert(w->open, dev, ins[k].vblock, ins[k].block, note_freed, w);
-		del_reserved(w, ins[k].block);
-		stats.inserts++;
+	while (n--) {
+		if (!w->is_reserved[ins[n].block])
+			break;	/* the pool was reopened meanwhile */
+		thin_meta_unreserve_data(w->tm, ins[n].block, 1);
+		sim_api_end("thin_meta_unreserve_data");
+		del_reserved(w, ins[n].block);
 	}
-	if (thin_dev_changed_seq(td) != thin_meta_open_seq(w->tm))
-		sim_fail("thin_dev_changed_seq %llu after an insert in transaction %llu",
-			 thin_dev_changed_seq(td), thin_meta_open_seq(w->tm));
-	settle(w, "thin_dev_insert");
 }
 
 /* Inserts of which some do not find what they expect. */
@@ -724,11 +944,13 @@ void op_stale(struct world *w, u32 id, u64 v)
 	}
 	r = thin_dev_insert(td, ins, len);
 	sim_api_end("thin_dev_insert");
-	if (r) {
-		survived(w, "thin_dev_insert", r);
+	if (!survived(w, "thin_dev_insert", r))
 		return;
-	}
 	for (k = 0; k < len; k++) {
+		if (ins[k].status == -EAGAIN)
+			continue;
+		if (!ins[k].status)
+			mark_changed(w, id);
 		stats.stale += wrong[k];
 		if (ins[k].status != (wrong[k] ? -ESTALE : 0))
 			sim_fail("thin_dev_insert of block %llu: status %d, expectation was %s", ins[k].vblock,
@@ -771,7 +993,7 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 	struct drops drops = { NULL, 0 };
 	u64 next, *want;
 	size_t i, k, n;
-	int r;
+	int r, again = 0;
 
 	while (begin < end && max_steps--) {
 		note_op(w, "remove_range dev %u [%llu, %llu)", id, begin, end);
@@ -779,6 +1001,18 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 		next = begin;
 		r = thin_dev_remove_range(td, begin, end, &next, dropped, &drops);
 		sim_api_end("thin_dev_remove_range");
+		if (r == -EAGAIN) {
+			if (drops.nr)
+				sim_fail("thin_dev_remove_range: -EAGAIN after it dropped %zu references", drops.nr);
+			stats.again++;
+			if (++again > 1)
+				sim_fail("thin_dev_remove_range: -EAGAIN right after a commit");
+			settle(w, "thin_dev_remove_range");
+			if (!op_commit(w))
+				break;
+			continue;
+		}
+		again = 0;
 		if (!survived(w, "thin_dev_remove_range", r))
 			break;
 		if (next <= begin || next > end)
@@ -799,6 +1033,8 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 			if (want[k] != drops.b[k])
 				sim_fail("thin_dev_remove_range dropped data block %llu, the model %llu",
 					 drops.b[k], want[k]);
+		if (n)
+			mark_changed(w, id);
 		state_remove(w->open, dev, begin, next, note_freed, w);
 		stats.removed += n;
 		free(want);
@@ -918,7 +1154,7 @@ void look_point(struct world *w, u32 id, u64 v)
 	}
 	r = thin_dev_find(td, v, may_block, &map);
 	sim_api_end("thin_dev_find");
-	if (r == -EWOULDBLOCK && !may_block)
+	if ((r == -EWOULDBLOCK && !may_block) || (r && injected(w, r)))
 		return;
 	if (!m) {
 		if (r != -ENODATA)
@@ -947,7 +1183,7 @@ void look_ranges(struct world *w, u32 id, u64 begin, u64 end)
 	while (begin < end) {
 		r = thin_dev_find_range(td, begin, end, may_block, &range);
 		sim_api_end("thin_dev_find_range");
-		if (r == -EWOULDBLOCK && !may_block)
+		if ((r == -EWOULDBLOCK && !may_block) || (r && injected(w, r)))
 			return;
 		i = mapset_lower(dev->set, begin);
 		m = i < dev->set->nr && dev->set->m[i].v < end ? &dev->set->m[i] : NULL;
@@ -986,6 +1222,8 @@ void look_numbers(struct world *w, u32 id)
 		sim_fail("mapped_blocks of %u: %d, %llu, the model has %zu", id, r, nr, dev->set->nr);
 	r = thin_dev_highest_block(td, &high);
 	sim_api_end("thin_dev_highest_block");
+	if (r && injected(w, r))
+		return;
 	if (dev->set->nr ? r || high != dev->set->m[dev->set->nr - 1].v : r != -ENODATA)
 		sim_fail("highest_block of %u: %d, %llu, the model has %llu", id, r, high,
 			 dev->set->nr ? dev->set->m[dev->set->nr - 1].v : ~0ULL);
@@ -1030,6 +1268,8 @@ void look_space(struct world *w)
 	b = rng_below(&w->rng, nr);
 	r = thin_meta_data_count(w->tm, b, &count);
 	sim_api_end("thin_meta_data_count");
+	if (r && injected(w, r))
+		return;
 	if (r || !count != !w->open->refs[b] || count > w->open->refs[b])
 		sim_fail("thin_meta_data_count of %llu: %d, %u, references in the model: %u", b, r, count,
 			 w->open->refs[b]);

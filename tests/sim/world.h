@@ -20,6 +20,7 @@
 struct handle {
 	u32 id;
 	struct thin_dev *td;
+	bool changed;
 };
 
 struct freed_set {
@@ -32,6 +33,7 @@ struct options {
 	unsigned int cut_percent;	/* commits whose every cut is tried */
 	unsigned int tool_percent;	/* commits that the external tools judge */
 	unsigned int oracle_percent;
+	unsigned int fault_percent;	/* operations in which something is made to fail */
 	const char *dir;		/* for images given to tools */
 	bool verbose;
 };
@@ -39,13 +41,16 @@ extern struct options opt;
 
 struct stats {
 	u64 ops, commits, cuts, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
-	u64 oracle, tool_commits, reopens, resizes;
+	u64 oracle, tool_commits, reopens, resizes, again, full, faults, partial;
 };
 extern struct stats stats;
 
 struct world {
 	struct rng rng;
 	struct rng cut_rng;
+	struct rng fault_rng;
+	bool armed;
+	unsigned long faults_seen, faults_before;
 	struct disk *disk;
 	struct block_device bdev;
 	struct thin_meta *tm;
@@ -66,6 +71,9 @@ struct world {
 	bool formatted;
 	/* little metadata space: ENOSPC is expected */
 	bool tight;
+	/* looks at free metadata before it allocates, as the targets do */
+	bool polite;
+	u64 durable_seq;
 	u64 max_vblock;
 };
 
@@ -76,6 +84,8 @@ extern const char *world_what;
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
 void world_exit(struct world *w);
 void settle(struct world *w, const char *what);
+void arm_fault(struct world *w);
+void disarm_fault(struct world *w);
 void note_freed(void *arg, u64 block);
 
 void op_open(struct world *w, bool may_format);
@@ -96,7 +106,6 @@ void op_release_hold(struct world *w);
 void op_trans_id(struct world *w, bool right);
 void op_resize_data(struct world *w, u64 nr);
 void op_resize_meta(struct world *w, u64 nr);
-void op_needs_check(struct world *w);
 
 void look_point(struct world *w, u32 id, u64 v);
 void look_ranges(struct world *w, u32 id, u64 begin, u64 end);
@@ -104,6 +113,7 @@ void look_numbers(struct world *w, u32 id);
 void look_space(struct world *w);
 void look_all(struct world *w);
 
+bool meta_left(struct world *w);
 struct thin_dev *world_dev(struct world *w, u32 id);
 void world_close_dev(struct world *w, u32 id);
 void world_close_devs(struct world *w);

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "simcore.h"
 
 void (*sim_fail_hook)(void);
@@ -41,7 +42,7 @@ void sim_fail(const char *fmt, ...)
 			sim_fail_hook();
 	}
 	fflush(stderr);
-	abort();
+	_exit(1);
 }
 
 void sim_bug(const char *file, int line, const char *what)
@@ -113,6 +114,7 @@ int sim_locks_held;
 int sim_spins_held;
 long sim_alloc_fail_in;
 unsigned long sim_allocs;
+unsigned long sim_faults;
 static unsigned long clock_ticks;
 
 unsigned long sim_jiffies(void)
@@ -152,7 +154,10 @@ static bool alloc_fails(gfp_t gfp)
 	sim_allocs++;
 	if ((gfp & __GFP_NOFAIL) || !sim_alloc_fail_in)
 		return false;
-	return --sim_alloc_fail_in == 0;
+	if (--sim_alloc_fail_in)
+		return false;
+	sim_faults++;
+	return true;
 }
 
 void *sim_alloc(size_t size, gfp_t gfp)
@@ -522,7 +527,9 @@ void *xa_store(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp)
 		xa->root = xa_new_node(gfp);
 		if (!xa->root)
 			return ERR_PTR(-ENOMEM);
-		xa->height = 1;
+		/* High enough at once: an empty node must never be left below another. */
+		for (xa->height = 1; !xa_covers(xa, index); xa->height++)
+			;
 	}
 	while (!xa_covers(xa, index)) {
 		n = xa_new_node(gfp);

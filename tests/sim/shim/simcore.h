@@ -22,6 +22,9 @@ extern int sim_spins_held;
 extern long sim_alloc_fail_in;
 extern unsigned long sim_allocs;
 
+/* Failures that were made to happen: allocations, reads, writes, flushes. */
+extern unsigned long sim_faults;
+
 /* Messages of the layer: kept in a ring, printed when verbose or on failure. */
 extern int sim_log_verbose;
 extern unsigned long sim_log_errors;

@@ -1,0 +1,162 @@
+# shellcheck shell=bash
+# sim.sh - the metadata layer in user space: builds tests/sim, runs it, counts.
+#
+# Source it after common.sh.
+#
+#   sim_test [-k PATTERN]    run the tests whose names contain it; the last line is 'N passed, N failed'
+#
+# A test is one run of the simulation: a batch of seeded histories, or one image of another
+# writer. A batch that fails prints its seed and the command that replays it.
+#
+# The thin tools come with the guests' root (rootfs.sh). A further judge of images is used where
+# there is one: THINFMT, or ../shared/oracle beside the checkout, may hold a decoder of the format.
+
+SIM_JOBS=${SIM_JOBS:-2}
+
+# Batches of ten seeds: plain histories, then with power cuts, then with the external judges.
+SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-20}
+SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-10}
+SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-20}
+
+sim_build() {
+	need_host gcc make libc6-dev xz-utils
+	sim_dir=$DM_THIN_CACHE/sim
+	mkdir -p "$sim_dir"
+	quietly "$DM_THIN_CACHE/log/sim-build.log" \
+		make -C "$SRC/tests/sim" -j "$JOBS" O="$sim_dir" CC=gcc EXTRA=-Werror ||
+		die "the simulation does not compile"
+	# A build of another checkout may go on in the cache meanwhile.
+	sim_bin=$sim_work/sim
+	cp "$sim_dir/sim" "$sim_bin"
+}
+
+sim_find_oracle() {
+	sim_oracle=${THINFMT:-$SRC/../shared/oracle/thinfmt.py}
+	[ -e "$sim_oracle" ] && command -v python3 >/dev/null || sim_oracle=
+	sim_golden=$SRC/../shared/oracle/golden
+}
+
+# One test: its name, then the command. Quiet unless it fails. Never called as a condition: errexit
+# would be off in the command.
+sim_run() {
+	local name=$1 started=$SECONDS log=$sim_work/$1.log rc
+	shift
+	set +e
+	(set -e; "$@") >"$log" 2>&1 </dev/null
+	rc=$?
+	set -e
+	if [ "$rc" -eq 0 ]; then
+		echo "ok   $name ($((SECONDS - started)) s)"
+		grep -h '^sim: [0-9]* \(operations\|power\)' "$log" >>"$sim_work/totals" || true
+		: >"$sim_work/passed.$name"
+	else
+		echo "FAIL $name"
+		grep -v '^sim:' "$log" | tail -n 40
+		echo "whole output: $log"
+	fi
+}
+
+# Parts of a test that need more than one command.
+
+sim_golden_image() {
+	local xz=$1 img
+	img=$sim_work/$(basename "$xz" .xz)
+	xz -dc "$xz" >"$img"
+	python3 "$sim_oracle" --xml "$img" >"$img.xml"
+	"$sim_bin" --image "$img" --lax --xml "$img.xml" --grow-data 120000 --fill --out "$img.grown"
+	sim_tools_agree "$img.grown"
+	rm -f "$img" "$img.xml" "$img.grown"
+}
+
+sim_tools_agree() {
+	"$sim_tools/thin_check-0.9" "$1"
+	"$sim_tools/thin_check-1" -q "$1"
+	if [ -n "$sim_oracle" ]; then python3 "$sim_oracle" -q "$1"; fi
+}
+
+# Metadata of thin_restore: read, grown by what follows the last block, filled to the last block.
+sim_restored() {
+	local version=$1 mappings=$2 blocks=$3 grown=$4 size=$5 img=$sim_work/restored-$1-$2-$3
+	"$sim_bin" --make-xml "$img.xml" --mappings "$mappings" --data-blocks "$blocks"
+	truncate -s "$size" "$img"
+	"$sim_tools/thin_restore-$version" -i "$img.xml" -o "$img"
+	"$sim_bin" --image "$img" --lax --xml "$img.xml" --grow-data "$grown" --fill --out "$img.grown"
+	sim_tools_agree "$img.grown"
+	rm -f "$img" "$img.xml" "$img.grown"
+}
+
+sim_list() {
+	local n xz version
+	for ((n = 0; n < SIM_PLAIN_BATCHES; n++)); do
+		printf 'histories-%d\t%s\n' "$n" "$sim_bin --seeds $((n * 10 + 1))-$((n * 10 + 10)) --ops 500"
+	done
+	for ((n = 0; n < SIM_CUT_BATCHES; n++)); do
+		printf 'power-cuts-%d\t%s\n' "$n" \
+			"$sim_bin --seeds $((n * 10 + 1001))-$((n * 10 + 1010)) --ops 250 --cuts 50"
+	done
+	for ((n = 0; n < SIM_TOOL_BATCHES; n++)); do
+		printf 'thin-tools-%d\t%s\n' "$n" \
+			"$sim_bin --seeds $((n * 10 + 2001))-$((n * 10 + 2010)) --ops 400 --tools 40 --cuts 2 ${sim_oracle:+--oracle 2} --dir $sim_work"
+	done
+	if [ -n "$sim_oracle" ]; then
+		for xz in "$sim_golden"/*.img.xz; do
+			[ ! -e "$xz" ] || printf 'golden-%s\t%s\n' "$(basename "$xz" .img.xz)" "sim_golden_image $xz"
+		done
+	fi
+	for version in 0.9 1; do
+		printf 'restored-%s-small\t%s\n' "$version" "sim_restored $version 20000 20001 50000 8M"
+		printf 'restored-%s-million-full\t%s\n' "$version" "sim_restored $version 1000000 1000000 1060001 96M"
+		printf 'restored-%s-million-free\t%s\n' "$version" "sim_restored $version 1000000 1000123 1060001 96M"
+	done
+	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
+}
+
+sim_totals() {
+	[ ! -e "$sim_work/totals" ] || awk '
+		/operations/ { ops += $2; commits += $4; inserts += $8; nospace += 0 }
+		/power cuts/ { cuts += $2; reopened += substr($5, 2); tools += $12; other += $22 }
+		END {
+			printf "%d operations, %d commits each checked whole, %d mappings inserted, %d power cuts; ", ops, commits, inserts, cuts
+			printf "%d images judged by thin_check and thin_dump of both generations, %d by a further decoder\n", tools, other
+		}' "$sim_work/totals"
+}
+
+sim_test() {
+	local pattern='' name command total passed
+	while [ $# -gt 0 ]; do
+		case $1 in
+		-k)
+			[ $# -gt 1 ] || usage_error "-k wants a pattern"
+			pattern=$2
+			shift
+			;;
+		*) usage_error "unknown argument '$1' of sim" ;;
+		esac
+		shift
+	done
+	# shellcheck source=scripts/lib/rootfs.sh
+	. "$SRC/scripts/lib/rootfs.sh"
+	sim_work=$(mktemp -d /dev/shm/dm-thin-sim.XXXXXX 2>/dev/null || mktemp -d)
+	# shellcheck disable=SC2064  # the directory of this run
+	trap "rm -rf '$sim_work'" EXIT
+	sim_build
+	thin_tools_prepare
+	sim_tools=$(thin_tools_dir)
+	sim_find_oracle
+	export THIN_TOOLS=$sim_tools THINFMT=$sim_oracle
+	total=0
+	while IFS=$'\t' read -r name command; do
+		[[ $name == *"$pattern"* ]] || continue
+		total=$((total + 1))
+		while [ "$(jobs -rp | wc -l)" -ge "$SIM_JOBS" ]; do wait -n || true; done
+		# shellcheck disable=SC2086  # a command line of our own, without spaces in its words
+		sim_run "$name" $command &
+	done < <(sim_list)
+	wait || true
+	sim_totals
+	passed=$(find "$sim_work" -name 'passed.*' | wc -l)
+	echo "$passed passed, $((total - passed)) failed"
+	# As pytest says it when a pattern chooses nothing.
+	[ "$total" -gt 0 ] || return 5
+	[ "$passed" -eq "$total" ]
+}
