@@ -74,6 +74,7 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 		return false;
 	d->bio = bio;
 	d->next = begin;
+	d->retried = false;
 	thin_busy_add(vol, &d->busy, begin, end);
 	list_add_tail(&d->list, &vol->discards);
 	thin_vol_kick(vol);
@@ -122,6 +123,18 @@ bool thin_discard_step(struct thin_vol *vol)
 	next = d->next;
 	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next,
 				  passdown ? thin_reclaim_drop : NULL, pool);
+	if (r == -EAGAIN) {
+		/* Metadata is short: what the open transaction has freed will do, or nothing. */
+		next = d->next;
+		r = d->retried ? -ENOSPC : pool_commit(pool);
+		d->retried = true;
+		if (r) {
+			finish(vol, d, pool_error_status(pool));
+			return !list_empty(&vol->discards);
+		}
+	} else {
+		d->retried = false;
+	}
 	if (r) {
 		pool_metadata_failed(pool, "removal of mappings", r);
 		finish(vol, d, BLK_STS_IOERR);

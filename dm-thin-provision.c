@@ -88,7 +88,7 @@ static void free_work(struct thin_work *work, struct bio_list *bios)
 		bio_list_add(bios, work->overwrite);
 	}
 	if (work->epoch >= 0)
-		srcu_up_read(&vol->srcu, work->epoch);
+		compat_epoch_leave(&vol->srcu, work->epoch);
 	thin_busy_release(vol, &work->busy, bios);
 	mempool_free(work, &vol->pool->work_mempool);
 }
@@ -358,10 +358,11 @@ static int by_block(void *priv, const struct list_head *a, const struct list_hea
 	return x->busy.begin < y->busy.begin ? -1 : 1;
 }
 
-static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
+/* Insert what there is room for; works that have to wait for a commit stay in @batch. */
+static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
 {
 	struct pool *pool = vol->pool;
-	unsigned int i;
+	unsigned int i, left = 0;
 	int r;
 
 	for (i = 0; i < nr; i++) {
@@ -376,11 +377,33 @@ static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigne
 	for (i = 0; i < nr; i++) {
 		if (r) {
 			fail(batch[i], pool_error_status(pool));
+		} else if (vol->ins[i].status == -EAGAIN) {
+			batch[left++] = batch[i];
 		} else if (vol->ins[i].status) {
 			restart(batch[i]);
 		} else {
 			batch[i]->reserved = false;
 			complete_work(batch[i]);
+		}
+	}
+	return left;
+}
+
+static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
+{
+	struct pool *pool = vol->pool;
+	unsigned int i, left;
+
+	left = insert_some(vol, batch, nr);
+	while (left) {
+		/* Metadata is short: what the open transaction has freed will do, or nothing. */
+		nr = pool_commit(pool) ? 0 : left;
+		if (nr)
+			left = insert_some(vol, batch, nr);
+		if (left == nr || !nr) {
+			for (i = 0; i < left; i++)
+				fail(batch[i], pool_error_status(pool));
+			break;
 		}
 	}
 	pool_after_change(pool);

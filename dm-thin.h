@@ -295,12 +295,14 @@ struct thin_work {
 /**
  * struct thin_discard - a discard on road 3
  * @next: first block that is not unmapped yet
+ * @retried: the last step had to wait for a commit
  */
 struct thin_discard {
 	struct thin_busy busy;
 	struct list_head list;
 	struct bio *bio;
 	u64 next;
+	bool retried;
 };
 
 /**
@@ -352,13 +354,13 @@ static inline void thin_end_bio(struct bio *bio, blk_status_t status)
 
 static inline void thin_epoch_enter(struct thin_vol *vol, struct thin_bio *tb)
 {
-	tb->epoch = srcu_down_read(&vol->srcu);
+	tb->epoch = compat_epoch_enter(&vol->srcu);
 }
 
 static inline void thin_epoch_leave(struct thin_vol *vol, struct thin_bio *tb)
 {
 	if (tb->epoch >= 0) {
-		srcu_up_read(&vol->srcu, tb->epoch);
+		compat_epoch_leave(&vol->srcu, tb->epoch);
 		tb->epoch = -1;
 	}
 }

@@ -29,4 +29,22 @@ static inline void srcu_up_read(struct srcu_struct *ssp, int idx)
 }
 #endif
 
+/*
+ * Sparse takes a reader for a lock of the function's; these readers are the
+ * bio's, so the balance is settled here.
+ */
+static inline int compat_epoch_enter(struct srcu_struct *ssp)
+{
+	int idx = srcu_down_read(ssp);
+
+	__release(ssp);
+	return idx;
+}
+
+static inline void compat_epoch_leave(struct srcu_struct *ssp, int idx)
+{
+	__acquire(ssp);
+	srcu_up_read(ssp, idx);
+}
+
 #endif
