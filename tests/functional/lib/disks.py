@@ -58,7 +58,6 @@ class NullBlk:
                 self.set("cache_size", cache_mib)
             self.set("completion_nsec", 0)
             self.power(True)
-            self.path = self._node()
         except Exception:
             os.rmdir(self.config)
             raise
@@ -83,6 +82,12 @@ class NullBlk:
     def power(self, on):
         """Off loses the cache and fails whatever comes; on again, the disk is back with what it kept."""
         self.set("power", int(on))
+        self.path = self._node() if on else None
+
+    def ignore_flushes(self):
+        """The kernel believes that nothing is cached and drops every flush; the cache is there still."""
+        with open(f"/sys/block/{os.path.basename(self.path)}/queue/write_cache", "w", encoding="ascii") as file:
+            file.write("write through")
 
     def __str__(self):
         return self.path

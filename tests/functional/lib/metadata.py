@@ -57,6 +57,23 @@ def patch_superblock(disk, changes, checksum=True):
     io.write(disk, 0, raw)
 
 
+def free_ranges(disk):
+    """[(first, behind last)] of the metadata blocks that nothing uses; for at most 16320 blocks."""
+    block = Superblock(disk)
+    (index,) = struct.unpack_from("<Q", block.raw, 192 + 16)
+    (bitmap,) = struct.unpack_from("<Q", io.read(disk, index * BLOCK, BLOCK), 16)
+    entries = io.read(disk, bitmap * BLOCK, BLOCK)[16:]
+    assert block.metadata_blocks <= 16320
+    free = [n for n in range(block.metadata_blocks) if not entries[n // 4] >> (n % 4 * 2) & 3]
+    ranges = []
+    for n in free:
+        if ranges and ranges[-1][1] == n:
+            ranges[-1] = (ranges[-1][0], n + 1)
+        else:
+            ranges.append((n, n + 1))
+    return ranges
+
+
 # -- the checkers ----------------------------------------------------------------------
 
 _found = {}

@@ -77,16 +77,13 @@ class Rig:
         """Take the pool and its thins down and bring the pool up again."""
         for thin in [t for t in self.thins if t.pool is pool]:
             thin.remove()
-            self.thins.remove(thin)
         pool.remove()
         pool.start()
 
     def stop(self, pool):
         """Take the pool and its thins down, for good; its metadata must be clean."""
         for thin in [t for t in self.thins if t.pool is pool]:
-            self.thins.remove(thin)
-            if thin.exists():
-                thin.remove()
+            thin.remove()
         self.pools.remove(pool)
         if pool.exists():
             pool.remove()

@@ -132,8 +132,10 @@ class Thin(Device):
         origin = f" {self.origin}" if self.origin else ""
         return f"0 {sectors or self.sectors} thin {self.pool.path} {self.id}{origin}"
 
-    def start(self):
-        self.create(self.table())
+    def remove(self, force=False, retry=True):
+        super().remove(force, retry)
+        if self in self.pool.rig.thins:
+            self.pool.rig.thins.remove(self)
 
     def status(self):
         return ThinStatus(self.status_line())
