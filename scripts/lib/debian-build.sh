@@ -42,6 +42,7 @@ make_build_root() {
 in_build_root() {
 	local kernel=$1 dir=$2 root headers
 	shift 2
+	need_host mount
 	root=$(debian_build_root "$kernel")
 	headers=$(debian_headers "$kernel")
 	# shellcheck disable=SC2016  # expanded by the inner shell
@@ -76,6 +77,8 @@ checkout_key() { printf '%s' "$SRC" | sha256sum | cut -c1-8; }
 # starting with it when the next build runs.
 build_module() {
 	local kernel=$1 dir base hash log ko
+	unshare --mount --pid --fork true ||
+		die "building for Debian's kernels needs a mount namespace, and this environment does not allow one"
 	base=$(dirname "$(debian_headers "$kernel")")
 	debian_build_root "$kernel" >/dev/null
 	dir=$base/build-$(checkout_key)
