@@ -286,16 +286,20 @@ static void which_state(struct world *w)
 	if (state_differs(w->durable, &res)) {
 		if (state_differs(w->open, &res))
 			sim_fail("after a failed commit the image is neither state: %s", state_differs(w->open, &res));
+		/* Sets are announced if it was something behind the commit that failed. */
+		if (w->nr_new_sets)
+			fill_sets(w);
 		state_free(w->durable);
 		w->durable = state_clone(w->open);
 	}
+	if (w->nr_new_sets)
+		sim_fail("ops.freed was called, but nothing became durable");
 	guard_blocks(w, &res);
 	check_free(&res);
 	/* What was written counts as read back: a drive keeps to what it has once said. */
 	if (w->disk->unflushed || w->disk->nr_super_writes != w->supers_seen)
 		disk_settle(w->disk);
 	w->supers_seen = w->disk->nr_super_writes;
-	w->nr_new_sets = 0;
 	fresh_open_state(w);
 }
 
@@ -528,6 +532,7 @@ void op_abort(struct world *w)
 {
 	bool was_changed[MAX_HANDLES], faulted = sim_faults != w->faults_before;
 	struct thin_meta_space space;
+	bool failed;
 	int r, i;
 
 	disarm_fault(w);
@@ -536,8 +541,9 @@ void op_abort(struct world *w)
 	for (i = 0; i < MAX_HANDLES; i++)
 		was_changed[i] = w->handles[i].td && w->handles[i].changed;
 	r = thin_meta_abort(w->tm);
-	if (r)
+	if (r && !(faulted && thin_meta_failed(w->tm)))
 		sim_fail("thin_meta_abort: error %d", r);
+	failed = r;
 	if (faulted) {
 		w->faults_before = sim_faults;
 		which_state(w);
@@ -558,14 +564,14 @@ void op_abort(struct world *w)
 	sim_api_end("thin_meta_create_thin");
 	if (r != -EIO && r != -EPERM && r != -EEXIST)
 		sim_fail("a change right after an abort: %d", r);
-	if (thin_meta_get_space(w->tm, &space))
+	if (thin_meta_get_space(w->tm, &space) && !failed)
 		sim_fail("thin_meta_get_space after an abort failed");
-	for (i = 0; i < MAX_HANDLES; i++)
+	for (i = 0; i < MAX_HANDLES && !failed; i++)
 		if (w->handles[i].td && state_dev(w->open, w->handles[i].id) && rng_chance(&w->rng, 50)) {
 			look_numbers(w, w->handles[i].id);
 			look_ranges(w, w->handles[i].id, 0, 500);
 		}
-	if (rng_chance(&w->rng, 50)) {
+	if (!failed && rng_chance(&w->rng, 50)) {
 		world_what = "set_needs_check";
 		w->open->needs_check = true;
 		r = thin_meta_set_needs_check(w->tm);
@@ -640,7 +646,7 @@ void op_create(struct world *w, u32 id)
 	note_op(w, "create_thin %u", id);
 	r = thin_meta_create_thin(w->tm, id);
 	if (there) {
-		if (r != -EEXIST)
+		if (r != -EEXIST && survived(w, "thin_meta_create_thin", r))
 			sim_fail("create_thin of the existing device %u: error %d", id, r);
 	} else if (survived_whole(w, "thin_meta_create_thin", r)) {
 		state_create(w->open, id);
@@ -656,7 +662,7 @@ void op_snap(struct world *w, u32 id, u32 origin)
 	note_op(w, "create_snap %u of %u", id, origin);
 	r = thin_meta_create_snap(w->tm, id, origin);
 	if (there || !have) {
-		if (r != -EEXIST && r != -ENODATA && !(r == -ENOSPC && w->tight))
+		if (r != -EEXIST && r != -ENODATA && survived_whole(w, "thin_meta_create_snap", r))
 			sim_fail("create_snap %u of %u: error %d", id, origin, r);
 	} else if (survived_whole(w, "thin_meta_create_snap", r)) {
 		state_snap(w->open, id, origin);
@@ -729,7 +735,7 @@ void op_delete(struct world *w, u32 id)
 	if (there)
 		sync_deleted(w, id);
 	if (!there) {
-		if (r != -ENODATA)
+		if (r != -ENODATA && survived(w, "thin_meta_delete", r))
 			sim_fail("delete of the absent device %u: error %d", id, r);
 	} else if (survived_whole(w, "thin_meta_delete", r)) {
 		state_delete(w->open, id, note_freed, w);
@@ -1055,13 +1061,14 @@ void op_hold(struct world *w)
 	note_op(w, "reserve_metadata_snap");
 	r = thin_meta_reserve_snap(w->tm);
 	if (held) {
-		if (r != -EBUSY)
+		if (r != -EBUSY && survived(w, "thin_meta_reserve_snap", r))
 			sim_fail("a second thin_meta_reserve_snap: error %d", r);
 		settle(w, "thin_meta_reserve_snap");
 		return;
 	}
 	/* What was open is durable now; the snapshot itself comes with the next commit. */
-	settle(w, "thin_meta_reserve_snap");
+	if (!r || sim_faults == w->faults_before)
+		settle(w, "thin_meta_reserve_snap");
 	if (!survived_whole(w, "thin_meta_reserve_snap", r))
 		return;
 	state_hold(w->open);
@@ -1082,7 +1089,7 @@ void op_release_hold(struct world *w)
 	note_op(w, "release_metadata_snap");
 	r = thin_meta_release_snap(w->tm);
 	if (!held) {
-		if (r != -EINVAL)
+		if (r != -EINVAL && survived(w, "thin_meta_release_snap", r))
 			sim_fail("thin_meta_release_snap of nothing: error %d", r);
 		settle(w, "thin_meta_release_snap");
 		return;

@@ -14,7 +14,7 @@
 #include "model.h"
 
 #define MAX_HANDLES 12
-#define MAX_SETS 64
+#define MAX_SETS 1024
 #define DATA_BLOCK_SECTORS 128
 
 struct handle {
