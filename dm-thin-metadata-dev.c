@@ -213,6 +213,7 @@ void dev_reload_all(struct thin_meta *tm)
 	int r;
 
 	xa_for_each(&tm->devs, id, td) {
+		dev_cache_drop(td);
 		td->gone = false;
 		r = load(td);
 		if (r) {
@@ -225,6 +226,12 @@ void dev_reload_all(struct thin_meta *tm)
 	}
 }
 
+static void free_record(struct thin_dev *td)
+{
+	dev_cache_exit(td);
+	kfree(td);
+}
+
 /**
  * dev_free_all() - free the records that are still kept
  * @tm: the pool
@@ -235,7 +242,7 @@ void dev_free_all(struct thin_meta *tm)
 	unsigned long id;
 
 	xa_for_each(&tm->devs, id, td)
-		kfree(td);
+		free_record(td);
 	xa_destroy(&tm->devs);
 }
 
@@ -281,11 +288,12 @@ static struct thin_dev *new_record(struct thin_meta *tm, u32 id)
 		return ERR_PTR(-ENOMEM);
 	td->tm = tm;
 	td->id = id;
+	dev_cache_init(td);
 	r = load(td);
 	if (!r)
 		r = xa_err(xa_store(&tm->devs, id, td, GFP_NOIO));
 	if (r) {
-		kfree(td);
+		free_record(td);
 		return ERR_PTR(r);
 	}
 	return td;
@@ -298,7 +306,7 @@ static void drop_record(struct thin_dev *td)
 	    td->changed_seq > td->tm->durable_seq)
 		return;
 	xa_erase(&td->tm->devs, td->id);
-	kfree(td);
+	free_record(td);
 }
 
 /**
@@ -359,6 +367,8 @@ void thin_meta_close_dev(struct thin_dev *td)
 
 	mutex_lock(&tm->change_lock);
 	td->open_count--;
+	if (!td->open_count)
+		dev_cache_drop(td);
 	drop_record(td);
 	mutex_unlock(&tm->change_lock);
 }
@@ -471,7 +481,7 @@ static int create_snap(struct thin_meta *tm, u32 id, struct thin_dev *origin)
 		r = tm_inc(&tm->tm, origin->root);
 	if (!r) {
 		tm->time++;
-		WRITE_ONCE(origin->snapshotted_time, tm->time);
+		smp_store_release(&origin->snapshotted_time, tm->time);
 		dev_note_change(origin);
 		r = add_device(tm, id, origin->root, origin->mapped_blocks);
 	}

@@ -122,6 +122,9 @@ struct thin_meta {
  *	pool goes
  * @gone: it was created in an aborted transaction, or deleted
  * @deleting: a delete is under way
+ * @cache: cached mappings, see dm-thin-metadata-cache.c
+ * @cache_hand: where dropping chunks goes on
+ * @cache_node: in the list of all devices
  * @mapped_blocks: number of mappings
  * @transaction_id: the user's, when it was created
  * @creation_time: clock when it was created
@@ -138,6 +141,9 @@ struct thin_dev {
 	bool rolled_back;
 	bool gone;
 	bool deleting;
+	struct xarray cache;
+	unsigned long cache_hand;
+	struct list_head cache_node;
 	u64 mapped_blocks;
 	u64 transaction_id;
 	u32 creation_time;
@@ -156,6 +162,15 @@ void meta_hand_over(struct thin_meta *tm, struct thin_freed *set);
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
+
+/* dm-thin-metadata-cache.c */
+void dev_cache_init(struct thin_dev *td);
+void dev_cache_exit(struct thin_dev *td);
+void dev_cache_drop(struct thin_dev *td);
+int dev_cache_find(struct thin_dev *td, u64 vblock, u64 *value);
+void dev_cache_fill(struct thin_dev *td, u64 vblock, const struct bt_leaf *leaf, gfp_t gfp);
+void dev_cache_set(struct thin_dev *td, u64 vblock, u64 value);
+void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend);
 
 /* dm-thin-metadata-dev.c */
 void dev_init_trees(struct thin_meta *tm);

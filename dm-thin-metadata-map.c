@@ -29,20 +29,49 @@ static int begin_change(struct thin_dev *td)
 	return r;
 }
 
-static void unpack(const struct thin_dev *td, const void *disk_value, struct thin_map *map)
+static void unpack(u64 value, u32 snapshotted_time, struct thin_map *map)
+{
+	map->block = mapping_block(value);
+	map->time = mapping_time(value);
+	map->shared = snapshotted_time > map->time;
+}
+
+static void unpack_entry(const struct thin_dev *td, const struct bt_leaf *leaf, u32 i,
+			 struct thin_map *map)
 {
 	__le64 value;
 
-	memcpy(&value, disk_value, sizeof(value));
-	map->block = mapping_block(le64_to_cpu(value));
-	map->time = mapping_time(le64_to_cpu(value));
-	map->shared = td->snapshotted_time > map->time;
+	memcpy(&value, bt_value(leaf->node, i), sizeof(value));
+	unpack(le64_to_cpu(value), td->snapshotted_time, map);
 }
 
 /* Never let a bio out past the data device, whatever the tree says. */
 static int check_block(const struct thin_dev *td, const struct thin_map *map)
 {
 	return map->block < READ_ONCE(td->tm->data_sm.durable_blocks) ? 0 : -EIO;
+}
+
+static int find_in_tree(struct thin_dev *td, u64 vblock, bool may_block, struct thin_map *map)
+{
+	struct bt_leaf leaf;
+	int r = begin_read(td, may_block);
+
+	if (r)
+		return r;
+	r = bt_find_leaf(&td->tm->mapping, td->root, vblock, may_block, &leaf);
+	if (r)
+		goto out;
+	if (leaf.index < bt_nr(leaf.node) && bt_key(leaf.node, leaf.index) == vblock) {
+		unpack_entry(td, &leaf, leaf.index, map);
+		r = check_block(td, map);
+	} else {
+		r = -ENODATA;
+	}
+	dev_cache_fill(td, vblock, &leaf, may_block ? GFP_NOIO | __GFP_NORETRY : GFP_NOWAIT);
+	bt_put_leaf(&leaf);
+out:
+	meta_end_read(td->tm);
+	return r;
 }
 
 /**
@@ -53,23 +82,24 @@ static int check_block(const struct thin_dev *td, const struct thin_map *map)
  *	memory, and only if the lock is free
  * @map: filled in
  *
+ * What the mapping cache knows is answered without any lock.
+ *
  * Return: 0, -ENODATA for a hole, -EWOULDBLOCK, -EIO also for a block past the
  * end of the data device, or the errno of a read.
  */
 int thin_dev_find(struct thin_dev *td, u64 vblock, bool may_block, struct thin_map *map)
 {
-	__le64 value;
-	int r = begin_read(td, may_block);
+	/* Before the word: a mapping of a later time than this is not shared. */
+	u32 snapshotted_time = smp_load_acquire(&td->snapshotted_time);
+	u64 value;
+	int r = dev_cache_find(td, vblock, &value);
 
+	if (r == -EWOULDBLOCK)
+		return find_in_tree(td, vblock, may_block, map);
 	if (r)
 		return r;
-	r = bt_lookup(&td->tm->mapping, td->root, vblock, may_block, &value);
-	if (!r) {
-		unpack(td, &value, map);
-		r = check_block(td, map);
-	}
-	meta_end_read(td->tm);
-	return r;
+	unpack(value, snapshotted_time, map);
+	return check_block(td, map);
 }
 
 /* Add what follows without a gap; stops at the first entry that does not. */
@@ -84,7 +114,7 @@ static bool extend(struct thin_dev *td, const struct bt_leaf *leaf, u64 vend,
 
 		if (range->vend == vend || bt_key(leaf->node, i) != range->vend)
 			return false;
-		unpack(td, bt_value(leaf->node, i), &map);
+		unpack_entry(td, leaf, i, &map);
 		if (map.block != range->map.block + len || map.shared != range->map.shared ||
 		    check_block(td, &map))
 			return false;
@@ -120,7 +150,7 @@ int thin_dev_find_range(struct thin_dev *td, u64 vbegin, u64 vend, bool may_bloc
 		goto out;
 	range->vbegin = bt_key(leaf.node, leaf.index);
 	range->vend = range->vbegin + 1;
-	unpack(td, bt_value(leaf.node, leaf.index), &range->map);
+	unpack_entry(td, &leaf, leaf.index, &range->map);
 	if (range->vbegin >= vend)
 		r = -ENODATA;
 	else
@@ -217,8 +247,13 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 			break;
 		r = insert_one(td, &ins[i]);
 	}
-	if (!r)
+	if (!r) {
+		while (i--)
+			if (!ins[i].status)
+				dev_cache_set(td, ins[i].vblock,
+					      mapping_pack(ins[i].block, tm->time));
 		return 0;
+	}
 	/* The last one has seen to itself.  I/O to all of them may be under way. */
 	for (done = 0; done + 1 < i; done++)
 		if (!ins[done].status)
@@ -298,6 +333,7 @@ static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_
 {
 	struct dropped_runs runs = { .fn = dropped, .arg = arg };
 	struct thin_meta *tm = td->tm;
+	u64 vbegin = *next;
 	u32 i, nr;
 	int r;
 
@@ -317,6 +353,8 @@ static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_
 		*next = vend;
 		r = 0;
 	}
+	if (!r)
+		dev_cache_clear(td, vbegin, *next);
 	return r;
 }
 

@@ -68,6 +68,11 @@ struct thin_meta_ops {
 	void (*freed)(void *context, struct thin_freed *set);
 };
 
+/* ---- the module ---- */
+
+int thin_meta_init(void);
+void thin_meta_exit(void);
+
 /* ---- the pool ---- */
 
 struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_size,

@@ -339,12 +339,21 @@ static int __init thin_init(void)
 {
 	int r;
 
-	r = dm_register_target(&thin_target_type);
+	r = thin_meta_init();
 	if (r)
 		return r;
+	r = dm_register_target(&thin_target_type);
+	if (r)
+		goto out_meta;
 	r = dm_register_target(&pool_target_type);
 	if (r)
-		dm_unregister_target(&thin_target_type);
+		goto out_thin;
+	return 0;
+
+out_thin:
+	dm_unregister_target(&thin_target_type);
+out_meta:
+	thin_meta_exit();
 	return r;
 }
 
@@ -352,6 +361,7 @@ static void __exit thin_exit(void)
 {
 	dm_unregister_target(&thin_target_type);
 	dm_unregister_target(&pool_target_type);
+	thin_meta_exit();
 }
 
 module_init(thin_init);

@@ -152,6 +152,7 @@ static int descend(struct bt_info *info, u64 root, u64 key, bool may_block, u32 
 	u32 depth;
 	int r;
 
+	leaf->low = 0;
 	leaf->bound = 0;
 	leaf->last = true;
 	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
@@ -179,6 +180,8 @@ static int descend(struct bt_info *info, u64 root, u64 key, bool may_block, u32 
 		/* A key below all others: its neighbours are in the first child. */
 		i = max(i, 0);
 		low = bt_key(leaf->node, i);
+		if (i)
+			leaf->low = low;
 		if (i + 1 < (s32)bt_nr(leaf->node)) {
 			leaf->bound = bt_key(leaf->node, i + 1);
 			leaf->last = false;
@@ -190,6 +193,26 @@ static int descend(struct bt_info *info, u64 root, u64 key, bool may_block, u32 
 
 fail:
 	tm_put(&leaf->read);
+	return r;
+}
+
+/**
+ * bt_find_leaf() - the leaf where a key is or would be
+ * @info: the tree
+ * @root: its root
+ * @key: the key
+ * @may_block: false: only what is in memory
+ * @leaf: filled in, to be given back with bt_put_leaf() after success; its index
+ *	is that of the first entry not below @key, or the number of entries
+ *
+ * Return: 0, -EWOULDBLOCK, -EILSEQ for damage, or the errno of a read.
+ */
+int bt_find_leaf(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_leaf *leaf)
+{
+	int r = descend(info, root, key, may_block, BT_MAX_DEPTH, leaf);
+
+	if (!r && ((s32)leaf->index < 0 || bt_key(leaf->node, leaf->index) < key))
+		leaf->index++;
 	return r;
 }
 
@@ -209,14 +232,14 @@ int bt_lookup(struct bt_info *info, u64 root, u64 key, bool may_block, void *val
 	struct bt_leaf leaf;
 	int r;
 
-	r = descend(info, root, key, may_block, BT_MAX_DEPTH, &leaf);
+	r = bt_find_leaf(info, root, key, may_block, &leaf);
 	if (r)
 		return r;
-	if ((s32)leaf.index < 0 || bt_key(leaf.node, leaf.index) != key)
-		r = -ENODATA;
-	else
+	if (leaf.index < bt_nr(leaf.node) && bt_key(leaf.node, leaf.index) == key)
 		memcpy(value, bt_value(leaf.node, leaf.index), info->value_size);
-	tm_put(&leaf.read);
+	else
+		r = -ENODATA;
+	bt_put_leaf(&leaf);
 	return r;
 }
 
@@ -233,12 +256,10 @@ int bt_lookup(struct bt_info *info, u64 root, u64 key, bool may_block, void *val
 int bt_seek(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_leaf *leaf)
 {
 	for (;;) {
-		int r = descend(info, root, key, may_block, BT_MAX_DEPTH, leaf);
+		int r = bt_find_leaf(info, root, key, may_block, leaf);
 
 		if (r)
 			return r;
-		if ((s32)leaf->index < 0 || bt_key(leaf->node, leaf->index) < key)
-			leaf->index++;
 		if (leaf->index < bt_nr(leaf->node))
 			return 0;
 		tm_put(&leaf->read);

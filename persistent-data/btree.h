@@ -50,6 +50,7 @@ struct bt_info {
  * @read: keeps it in memory
  * @node: the leaf
  * @index: the entry sought
+ * @low: keys of the leaves before are below it
  * @bound: keys of the leaves behind are not below it
  * @last: there is no leaf behind
  */
@@ -57,6 +58,7 @@ struct bt_leaf {
 	struct pd_read read;
 	const struct disk_node *node;
 	u32 index;
+	u64 low;
 	u64 bound;
 	bool last;
 };
@@ -79,6 +81,7 @@ struct bt_path {
 /* btree.c: looking, and what the other files share */
 int bt_empty(struct bt_info *info, u64 *root);
 int bt_lookup(struct bt_info *info, u64 root, u64 key, bool may_block, void *value);
+int bt_find_leaf(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_leaf *leaf);
 int bt_seek(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_leaf *leaf);
 int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf *leaf);
 void bt_put_leaf(struct bt_leaf *leaf);

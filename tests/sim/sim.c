@@ -234,9 +234,9 @@ static void history(u64 seed)
 		if (opt.fault_percent && rng_chance(&w.fault_rng, opt.fault_percent))
 			arm_fault(&w);
 		one_op(&w, &s);
-		if (thin_meta_wants_commit(w.tm) || !rng_below(&w.rng, s.commit_every) || w.nr_sets > MAX_SETS - 4) {
-			if (w.nr_sets > MAX_SETS - 8)
-				op_release_sets(&w, MAX_SETS);
+		if (thin_meta_wants_commit(w.tm) || !rng_below(&w.rng, s.commit_every)) {
+			if (w.nr_sets > 50)
+				op_release_sets(&w, w.nr_sets);
 			op_commit(&w);
 		}
 		disarm_fault(&w);
@@ -273,6 +273,8 @@ int main(int argc, char **argv)
 	int i;
 
 	sim_fail_hook = on_fail;
+	if (thin_meta_init())
+		sim_fail("thin_meta_init() failed");
 	opt.dir = "/tmp";
 	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--make-xml")))
 		return image_main(argc, argv);

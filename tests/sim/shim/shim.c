@@ -6,6 +6,7 @@
  * anything: what would deadlock, leak or sleep in the wrong place in the
  * kernel ends the run here with a sentence that says so.
  */
+#include <linux/shrinker.h>
 #include <linux/bitops.h>
 #include <linux/crc32c.h>
 #include <linux/gfp.h>
@@ -601,6 +602,16 @@ int xa_insert(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp)
 	return xa_err(xa_store(xa, index, entry, gfp));
 }
 
+void *xa_cmpxchg(struct xarray *xa, unsigned long index, void *old, void *entry, gfp_t gfp)
+{
+	void *now = xa_load(xa, index), *r;
+
+	if (now != old)
+		return now;
+	r = xa_store(xa, index, entry, gfp);
+	return xa_is_err(r) ? r : old;
+}
+
 static void *find_from(struct xa_node *n, unsigned int h, unsigned long base,
 		       unsigned long *index, unsigned long max)
 {
@@ -661,4 +672,37 @@ void xa_destroy(struct xarray *xa)
 		free_nodes(xa->root, xa->height);
 	xa->root = NULL;
 	xa->height = 0;
+}
+
+/* ---- shrinkers ---- */
+
+static struct shrinker *the_shrinker;
+
+struct shrinker *shrinker_alloc(unsigned int flags, const char *fmt, ...)
+{
+	(void)flags;
+	(void)fmt;
+	return calloc(1, sizeof(struct shrinker));
+}
+
+void shrinker_register(struct shrinker *s)
+{
+	the_shrinker = s;
+}
+
+void shrinker_free(struct shrinker *s)
+{
+	the_shrinker = NULL;
+	free(s);
+}
+
+unsigned long sim_shrink(unsigned long nr)
+{
+	struct shrink_control sc = { .gfp_mask = GFP_KERNEL, .nr_to_scan = nr };
+	unsigned long freed;
+
+	if (!the_shrinker || the_shrinker->count_objects(the_shrinker, &sc) == SHRINK_EMPTY)
+		return 0;
+	freed = the_shrinker->scan_objects(the_shrinker, &sc);
+	return freed == SHRINK_STOP ? 0 : freed;
 }

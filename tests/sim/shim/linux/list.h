@@ -120,4 +120,9 @@ static inline void hlist_add_head(struct hlist_node *n, struct hlist_head *h)
 #define hlist_for_each_entry_safe(p, n, h, m)				\
 	for (p = hlist_entry_safe((h)->first, typeof(*p), m);		\
 	     p && ({ n = p->m.next; 1; }); p = hlist_entry_safe(n, typeof(*p), m))
+static inline void list_rotate_left(struct list_head *head)
+{
+	if (!list_empty(head))
+		list_move_tail(head->next, head);
+}
 #endif

@@ -9,5 +9,7 @@
 #define rcu_assign_pointer(p, v) WRITE_ONCE(p, v)
 #define RCU_INIT_POINTER(p, v) WRITE_ONCE(p, v)
 #define synchronize_rcu() do { } while (0)
+static inline void call_rcu(struct rcu_head *h, void (*fn)(struct rcu_head *)) { fn(h); }
+#define rcu_barrier() do { } while (0)
 #define kfree_rcu(p, m) kfree(p)
 #endif

@@ -43,6 +43,9 @@ typedef struct {
 typedef struct {
 	s64 counter;
 } atomic64_t;
+typedef struct {
+	long counter;
+} atomic_long_t;
 
 struct list_head {
 	struct list_head *next, *prev;

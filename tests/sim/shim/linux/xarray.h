@@ -28,6 +28,7 @@ void xa_init(struct xarray *xa);
 void *xa_load(struct xarray *xa, unsigned long index);
 void *xa_store(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp);
 void *xa_erase(struct xarray *xa, unsigned long index);
+void *xa_cmpxchg(struct xarray *xa, unsigned long index, void *old, void *entry, gfp_t gfp);
 int xa_insert(struct xarray *xa, unsigned long index, void *entry, gfp_t gfp);
 void *xa_find(struct xarray *xa, unsigned long *index, unsigned long max, unsigned int filter);
 void *xa_find_after(struct xarray *xa, unsigned long *index, unsigned long max, unsigned int filter);
