@@ -687,7 +687,6 @@ static int copy_superblock(struct thin_meta *tm)
  */
 int thin_meta_reserve_snap(struct thin_meta *tm)
 {
-	struct thin_freed *set = NULL;
 	int r = meta_begin_change(tm);
 
 	if (r)
@@ -698,11 +697,10 @@ int thin_meta_reserve_snap(struct thin_meta *tm)
 		r = -ENOSPC;
 	/* change_lock stays held: no change comes between the commit and the copy. */
 	if (!r)
-		r = hide(meta_commit_locked(tm, &set));
+		r = hide(meta_commit_locked(tm));
 	if (!r)
 		r = hide(copy_superblock(tm));
 	meta_end_change(tm, r);
-	meta_hand_over(tm, set);
 	return r;
 }
 

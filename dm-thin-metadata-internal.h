@@ -60,6 +60,8 @@
  *	for none
  * @changed: the open transaction has changes
  * @mutating: a change is under way: an error now means rolling back
+ * @closing: freed sets are nobody's any more
+ * @flag_unsaved: @sb has needs_check, the disk does not
  * @in_service: the first change has been made ready for
  * @read_only: changes are refused
  * @aborted: a transaction was rolled back: changes are refused until the pool is
@@ -101,6 +103,8 @@ struct thin_meta {
 	u64 in_doubt_seq;
 	bool changed;
 	bool mutating;
+	bool closing;
+	bool flag_unsaved;
 	bool in_service;
 	bool read_only;
 	bool aborted;
@@ -156,8 +160,7 @@ void meta_mutate(struct thin_meta *tm);
 void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 void meta_end_read(struct thin_meta *tm);
-int meta_commit_locked(struct thin_meta *tm, struct thin_freed **set);
-void meta_hand_over(struct thin_meta *tm, struct thin_freed *set);
+int meta_commit_locked(struct thin_meta *tm);
 
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);

@@ -263,7 +263,7 @@ static int format(struct thin_meta *tm)
 		r = bt_empty(&tm->details, &tm->details_root);
 	if (!r) {
 		tm->changed = true;
-		r = meta_commit_locked(tm, NULL);
+		r = meta_commit_locked(tm);
 	}
 	if (r)
 		DMERR("%pg: formatting failed (error %d)", tm->bdev, r);
@@ -363,16 +363,14 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
  */
 int thin_meta_close(struct thin_meta *tm)
 {
-	struct thin_freed *set = NULL;
 	int r = 0;
 
 	mutex_lock(&tm->change_lock);
+	tm->closing = true;
 	if (!tm->failed && !tm->read_only && !tm->aborted)
-		r = meta_commit_locked(tm, &set);
-	if (set) {
-		sm_release(&tm->data_sm, set->pages);
-		kfree(set);
-	}
+		r = meta_commit_locked(tm);
+	if (tm->flag_unsaved && !write_superblock(tm, &tm->sb))
+		DMINFO("%pg: needs_check is recorded now", tm->bdev);
 	tm_drop(&tm->tm);
 	sm_exit(&tm->data_sm);
 	sm_exit(&tm->meta_sm);
@@ -407,42 +405,51 @@ static int freeze(struct thin_meta *tm)
 	return r;
 }
 
+static void release(struct thin_meta *tm, struct thin_freed *set)
+{
+	sm_release(&tm->data_sm, set->pages);
+	kfree(set);
+}
+
+/* Give a freed set to who knows of the bios. */
+static void hand_over(struct thin_meta *tm, struct thin_freed *set)
+{
+	if (!set->pages)
+		kfree(set);
+	else if (tm->ops && tm->ops->freed && !tm->closing)
+		tm->ops->freed(tm->context, set);
+	else
+		release(tm, set);
+}
+
 /* The transaction is durable: the next one begins. */
-static struct thin_freed *settle(struct thin_meta *tm, struct thin_freed *set)
+static void settle(struct thin_meta *tm, struct thin_freed *set)
 {
 	tm->sb = tm->new_sb;
 	tm_drop(&tm->tm);
 	sm_settle(&tm->meta_sm);
 	set->pages = sm_settle(&tm->data_sm);
-	if (!set->pages) {
-		kfree(set);
-		set = NULL;
-	}
+	hand_over(tm, set);
 	WRITE_ONCE(tm->changed, false);
 	WRITE_ONCE(tm->durable_seq, tm->open_seq);
 	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
 	dev_sweep(tm);
 	meta_count_space(tm);
-	return set;
 }
 
 /**
  * meta_commit_locked() - commit
  * @tm: the pool, its change_lock held
- * @set: set to the freed data blocks, or NULL; may itself be NULL where there
- *	can be none
  *
  * Return: 0, or a negative errno: all has been rolled back then.
  */
-int meta_commit_locked(struct thin_meta *tm, struct thin_freed **set)
+int meta_commit_locked(struct thin_meta *tm)
 {
 	const struct thin_meta_ops *ops = tm->ops;
 	bool flush = ops && ops->data_flush_begin;
 	struct thin_freed *freed;
 	int r, flush_error = 0;
 
-	if (set)
-		*set = NULL;
 	if (!tm->changed)
 		return 0;
 
@@ -470,29 +477,11 @@ int meta_commit_locked(struct thin_meta *tm, struct thin_freed **set)
 	if (r) {
 		roll_back(tm);
 		kfree(freed);
-		freed = NULL;
 	} else {
-		freed = settle(tm, freed);
+		settle(tm, freed);
 	}
 	up_write(&tm->lock);
-	if (set)
-		*set = freed;
 	return r;
-}
-
-/**
- * meta_hand_over() - give a freed set to who knows of the bios
- * @tm: the pool, its lock not held
- * @set: the set or NULL
- */
-void meta_hand_over(struct thin_meta *tm, struct thin_freed *set)
-{
-	if (!set)
-		return;
-	if (tm->ops && tm->ops->freed)
-		tm->ops->freed(tm->context, set);
-	else
-		thin_meta_release_freed(tm, set);
 }
 
 /**
@@ -507,14 +496,32 @@ void meta_hand_over(struct thin_meta *tm, struct thin_freed *set)
  */
 int thin_meta_commit(struct thin_meta *tm)
 {
-	struct thin_freed *set;
 	int r = meta_begin_change(tm);
 
 	if (r)
 		return r == -EPERM && !thin_meta_changed(tm) ? 0 : r;
-	r = meta_commit_locked(tm, &set);
+	r = meta_commit_locked(tm);
 	meta_end_change(tm, 0);
-	meta_hand_over(tm, set);
+	return r;
+}
+
+/**
+ * thin_meta_commit_read_only() - commit, and refuse changes from then on
+ * @tm: the pool
+ *
+ * No change comes between the two.
+ *
+ * Return: as thin_meta_commit(); changes are refused in any case.
+ */
+int thin_meta_commit_read_only(struct thin_meta *tm)
+{
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r == -EPERM ? 0 : r;
+	r = meta_commit_locked(tm);
+	tm->read_only = true;
+	meta_end_change(tm, 0);
 	return r;
 }
 
@@ -552,9 +559,8 @@ int thin_meta_abort(struct thin_meta *tm)
 void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set)
 {
 	mutex_lock(&tm->change_lock);
-	sm_release(&tm->data_sm, set->pages);
+	release(tm, set);
 	meta_end_change(tm, 0);
-	kfree(set);
 }
 
 /**
@@ -652,6 +658,19 @@ void thin_meta_set_read_write(struct thin_meta *tm)
 }
 
 /**
+ * thin_meta_rolled_back() - was a transaction rolled back
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: true when changes are refused until the pool is closed.
+ */
+bool thin_meta_rolled_back(struct thin_meta *tm)
+{
+	return READ_ONCE(tm->aborted);
+}
+
+/**
  * thin_meta_failed() - has an abort failed
  * @tm: the pool
  *
@@ -669,7 +688,8 @@ bool thin_meta_failed(struct thin_meta *tm)
  * @tm: the pool, with no change in the open transaction
  *
  * Written and flushed at once (format 13.5), also while read-only or after a
- * rollback; it settles what that has left in doubt.
+ * rollback; it settles what that has left in doubt.  If it cannot be written it
+ * counts all the same, and closing the pool tries again.
  *
  * Return: 0 or a negative errno.
  */
@@ -690,6 +710,7 @@ int thin_meta_set_needs_check(struct thin_meta *tm)
 		bm_forget_all(&tm->bm);
 	/* Known here even if the disk could not be told. */
 	tm->sb = sb;
+	tm->flag_unsaved = r;
 	if (tm->in_doubt_seq && r)
 		dev_mark_rolled_back(tm, tm->in_doubt_seq);
 	else if (tm->in_doubt_seq)

@@ -56,8 +56,8 @@ struct thin_freed;
  * @freed: the transaction is durable and this set of data blocks lost its
  *	last reference in it.  The blocks are handed out again only after
  *	thin_meta_release_freed(); every set must be released, by the latest
- *	before thin_meta_close().  Called without the metadata lock; must not
- *	sleep for long.
+ *	before thin_meta_close().  Called once a commit at most, before the next
+ *	@data_flush_begin, under the metadata lock: must not call back.
  *
  * A NULL pointer in @data_flush_begin leaves out the flush (simulation); a
  * NULL @freed releases sets at once.
@@ -80,6 +80,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 int thin_meta_close(struct thin_meta *tm);
 
 int thin_meta_commit(struct thin_meta *tm);
+int thin_meta_commit_read_only(struct thin_meta *tm);
 int thin_meta_abort(struct thin_meta *tm);
 bool thin_meta_wants_commit(struct thin_meta *tm);
 bool thin_meta_changed(struct thin_meta *tm);
@@ -92,6 +93,7 @@ u64 thin_meta_durable_seq(struct thin_meta *tm);
 
 void thin_meta_set_read_only(struct thin_meta *tm);
 void thin_meta_set_read_write(struct thin_meta *tm);
+bool thin_meta_rolled_back(struct thin_meta *tm);
 bool thin_meta_failed(struct thin_meta *tm);
 int thin_meta_set_needs_check(struct thin_meta *tm);
 bool thin_meta_needs_check(struct thin_meta *tm);

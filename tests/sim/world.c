@@ -104,8 +104,8 @@ static void freed(void *context, struct thin_freed *set)
 {
 	struct world *w = context;
 
-	if (sim_locks_held)
-		sim_fail("ops.freed called with a lock held");
+	if (!sim_locks_held)
+		sim_fail("ops.freed called without a lock");
 	if (w->nr_sets + w->nr_new_sets >= MAX_SETS)
 		sim_fail("more freed sets than the harness keeps");
 	w->sets[w->nr_sets + w->nr_new_sets++] = (struct freed_set){ .set = set };
