@@ -98,11 +98,29 @@ static bool drop_any(struct thin_dev *td)
 	return true;
 }
 
+/* For a device that came when the others had filled the cache. */
+static bool drop_other(void)
+{
+	struct thin_dev *td;
+	bool dropped = false;
+
+	if (!mutex_trylock(&devs_lock))
+		return false;
+	list_for_each_entry(td, &devs, cache_node) {
+		dropped = drop_any(td);
+		if (dropped)
+			break;
+	}
+	list_rotate_left(&devs);
+	mutex_unlock(&devs_lock);
+	return dropped;
+}
+
 static struct cache_chunk *new_chunk(struct thin_dev *td, gfp_t gfp)
 {
 	struct cache_chunk *chunk;
 
-	if (atomic_long_read(&nr_chunks) >= max_chunks() && !drop_any(td))
+	if (atomic_long_read(&nr_chunks) >= max_chunks() && !drop_any(td) && !drop_other())
 		return NULL;
 	chunk = kmem_cache_alloc(chunk_slab, gfp | __GFP_NOWARN);
 	if (chunk) {
@@ -193,12 +211,13 @@ int dev_cache_find(struct thin_dev *td, u64 vblock, u64 *value)
 
 /* ---- filling ---- */
 
+/* On a damaged disk even the two special words can be met; look again each time. */
 static u64 leaf_word(const struct disk_node *leaf, u32 i)
 {
 	__le64 value;
 
 	memcpy(&value, bt_value(leaf, i), sizeof(value));
-	return le64_to_cpu(value);
+	return le64_to_cpu(value) < WORD_HOLE ? le64_to_cpu(value) : WORD_UNKNOWN;
 }
 
 /* Store what a leaf knows of a chunk; each word is written once, in its final form. */

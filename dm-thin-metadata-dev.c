@@ -203,6 +203,19 @@ void dev_mark_rolled_back(struct thin_meta *tm, u64 seq)
 }
 
 /**
+ * dev_drop_caches() - forget what the open transaction has told the caches
+ * @tm: the pool, locked for writing
+ */
+void dev_drop_caches(struct thin_meta *tm)
+{
+	struct thin_dev *td;
+	unsigned long id;
+
+	xa_for_each(&tm->devs, id, td)
+		dev_cache_drop(td);
+}
+
+/**
  * dev_reload_all() - take all records from the trees again, after a rollback
  * @tm: the pool, locked for writing
  */
@@ -213,7 +226,6 @@ void dev_reload_all(struct thin_meta *tm)
 	int r;
 
 	xa_for_each(&tm->devs, id, td) {
-		dev_cache_drop(td);
 		td->gone = false;
 		r = load(td);
 		if (r) {

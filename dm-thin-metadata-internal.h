@@ -178,6 +178,7 @@ void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend);
 /* dm-thin-metadata-dev.c */
 void dev_init_trees(struct thin_meta *tm);
 int dev_write_changed(struct thin_meta *tm);
+void dev_drop_caches(struct thin_meta *tm);
 void dev_reload_all(struct thin_meta *tm);
 void dev_mark_rolled_back(struct thin_meta *tm, u64 seq);
 void dev_sweep(struct thin_meta *tm);

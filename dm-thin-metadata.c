@@ -117,6 +117,7 @@ static void roll_back(struct thin_meta *tm)
 	bool in_doubt;
 	int r;
 
+	dev_drop_caches(tm);
 	tm_drop(&tm->tm);
 	sm_abort(&tm->data_sm);
 	sm_abort(&tm->meta_sm);
