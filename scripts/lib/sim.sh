@@ -13,9 +13,11 @@
 
 SIM_JOBS=${SIM_JOBS:-2}
 
-# Batches of ten seeds: plain histories, then with power cuts, then with the external judges.
+# Batches of ten seeds: plain histories, with power cuts, with failing allocations, reads, writes and
+# flushes, with the external judges.
 SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-20}
 SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-10}
+SIM_FAULT_BATCHES=${SIM_FAULT_BATCHES:-15}
 SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-20}
 
 sim_build() {
@@ -52,7 +54,7 @@ sim_run() {
 	else
 		echo "FAIL $name"
 		grep -v '^sim:' "$log" | tail -n 40
-		echo "whole output: $log"
+		: >"$sim_work/failed.$name"
 	fi
 }
 
@@ -94,6 +96,10 @@ sim_list() {
 		printf 'power-cuts-%d\t%s\n' "$n" \
 			"$sim_bin --seeds $((n * 10 + 1001))-$((n * 10 + 1010)) --ops 250 --cuts 50"
 	done
+	for ((n = 0; n < SIM_FAULT_BATCHES; n++)); do
+		printf 'failures-%d\t%s\n' "$n" \
+			"$sim_bin --seeds $((n * 10 + 3001))-$((n * 10 + 3010)) --ops 400 --faults 20"
+	done
 	for ((n = 0; n < SIM_TOOL_BATCHES; n++)); do
 		printf 'thin-tools-%d\t%s\n' "$n" \
 			"$sim_bin --seeds $((n * 10 + 2001))-$((n * 10 + 2010)) --ops 400 --tools 40 --cuts 2 ${sim_oracle:+--oracle 2} --dir $sim_work"
@@ -121,6 +127,17 @@ sim_totals() {
 		}' "$sim_work/totals"
 }
 
+# What failed stays to be looked at, one run of it, out of memory.
+sim_clean() {
+	local kept=$DM_THIN_CACHE/log/sim-failed
+	if compgen -G "$sim_work/failed.*" >/dev/null; then
+		rm -rf "$kept"
+		cp -r --sparse=always "$sim_work" "$kept"
+		note "logs and images of the failure are kept in $kept"
+	fi
+	rm -rf "$sim_work"
+}
+
 sim_test() {
 	local pattern='' name command total passed
 	while [ $# -gt 0 ]; do
@@ -137,8 +154,7 @@ sim_test() {
 	# shellcheck source=scripts/lib/rootfs.sh
 	. "$SRC/scripts/lib/rootfs.sh"
 	sim_work=$(mktemp -d /dev/shm/dm-thin-sim.XXXXXX 2>/dev/null || mktemp -d)
-	# shellcheck disable=SC2064  # the directory of this run
-	trap "rm -rf '$sim_work'" EXIT
+	trap sim_clean EXIT
 	sim_build
 	thin_tools_prepare
 	sim_tools=$(thin_tools_dir)

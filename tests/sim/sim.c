@@ -7,6 +7,7 @@
  */
 #include <linux/err.h>
 #include <linux/kernel.h>
+#include <linux/shrinker.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,8 +118,11 @@ static u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
 
 static void bulk_write(struct world *w, u32 id, u64 v, u64 nr)
 {
-	for (; nr && state_dev(w->open, id) && meta_left(w); v += 64, nr -= min_t(u64, nr, 64))
+	for (; nr && state_dev(w->open, id) && meta_left(w); v += 64, nr -= min_t(u64, nr, 64)) {
+		look_around(w, id, v, 64);
 		op_write(w, id, v, min_t(u64, nr, 64), false);
+		look_around(w, id, v, 64);
+	}
 }
 
 static void one_op(struct world *w, const struct shape *s)
@@ -150,7 +154,10 @@ static void one_op(struct world *w, const struct shape *s)
 	if (dice < 400 && there) {
 		v = pick_vblock(w, s, id);
 		n = 1 + rng_below(&w->rng, rng_chance(&w->rng, 30) ? 64 : 4);
+		w->last_v = v;
+		look_around(w, id, v, n);
 		op_write(w, id, v, n, rng_chance(&w->rng, 3));
+		look_around(w, id, v, n);
 	} else if (dice < 440 && there) {
 		v = pick_vblock(w, s, id);
 		n = s->bulk == 2 ? 6000 : 300;
@@ -158,11 +165,20 @@ static void one_op(struct world *w, const struct shape *s)
 	} else if (dice < 520 && there) {
 		v = pick_vblock(w, s, id);
 		n = rng_chance(&w->rng, 10) ? s->max_vblock : 1 + rng_below(&w->rng, rng_chance(&w->rng, 30) ? 2000 : 30);
+		w->last_v = v;
+		look_around(w, id, v, n);
 		op_remove(w, id, v, v + min_t(u64, n, ~0ULL - v), rng_chance(&w->rng, 20) ? 1 : 1000000);
+		look_around(w, id, v, n);
 	} else if (dice < 545 && there) {
-		op_stale(w, id, pick_vblock(w, s, id));
+		v = pick_vblock(w, s, id);
+		w->last_v = v;
+		look_around(w, id, v, 8);
+		op_stale(w, id, v);
+		look_around(w, id, v, 8);
 	} else if (dice < 590) {
+		look_around(w, id, w->last_v, 60);
 		op_snap(w, new_id(w, s), id);
+		look_around(w, id, w->last_v, 60);
 	} else if (dice < 620) {
 		op_delete(w, id);
 	} else if (dice < 625) {
@@ -186,6 +202,7 @@ static void one_op(struct world *w, const struct shape *s)
 	} else if (dice < 780) {
 		op_resize_meta(w, w->disk->nr_blocks + rng_below(&w->rng, 3) * rng_below(&w->rng, 300));
 	} else if (dice < 785) {
+		look_around(w, id, w->last_v, 20);
 		op_abort(w);
 	} else if (dice < 793) {
 		stats.reopens++;
@@ -234,6 +251,8 @@ static void history(u64 seed)
 		if (opt.fault_percent && rng_chance(&w.fault_rng, opt.fault_percent))
 			arm_fault(&w);
 		one_op(&w, &s);
+		if (rng_chance(&w.rng, 10))
+			sim_shrink(rng_below(&w.rng, 300));
 		if (thin_meta_wants_commit(w.tm) || !rng_below(&w.rng, s.commit_every)) {
 			if (w.nr_sets > 50)
 				op_release_sets(&w, w.nr_sets);

@@ -371,6 +371,7 @@ void op_open(struct world *w, bool may_format)
 		op_open(w, may_format);
 		return;
 	}
+	w->openings++;
 	w->durable_seq = thin_meta_durable_seq(w->tm);
 	settle(w, "thin_meta_open");
 }
@@ -533,7 +534,7 @@ void op_abort(struct world *w)
 	bool was_changed[MAX_HANDLES], faulted = sim_faults != w->faults_before;
 	struct thin_meta_space space;
 	bool failed;
-	int r, i;
+	int r, i, k;
 
 	disarm_fault(w);
 	note_op(w, "abort");
@@ -570,6 +571,8 @@ void op_abort(struct world *w)
 		if (w->handles[i].td && state_dev(w->open, w->handles[i].id) && rng_chance(&w->rng, 50)) {
 			look_numbers(w, w->handles[i].id);
 			look_ranges(w, w->handles[i].id, 0, 500);
+			for (k = 0; k < 20; k++)
+				look_point(w, w->handles[i].id, w->last_v - min_t(u64, w->last_v, 4) + k);
 		}
 	if (!failed && rng_chance(&w->rng, 50)) {
 		world_what = "set_needs_check";
@@ -856,7 +859,7 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	struct thin_insert ins[64];
 	struct thin_dev *td = world_dev(w, id);
 	struct mdev *dev = must_dev(w, id);
-	u64 i, begin = 0, len = 0;
+	u64 i, begin = 0, len = 0, openings = w->openings;
 	unsigned int n = 0, k, again;
 	const struct mapping *m;
 	int r;
@@ -868,6 +871,8 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 			continue;
 		if (!len) {
 			len = reserve(w, nr - i, &begin);
+			if (w->openings != openings)
+				return;
 			if (!len)
 				break;
 		}
@@ -1144,6 +1149,25 @@ void op_resize_meta(struct world *w, u64 nr)
 }
 
 /* ---- looking ---- */
+
+/*
+ * Look at some blocks of a range and around it, in the device and in others
+ * that may share them.  Before a change this fills caches, behind it they
+ * must not answer with what was.
+ */
+void look_around(struct world *w, u32 id, u64 v, u64 nr)
+{
+	unsigned int devs, k;
+	u32 other = id;
+
+	for (devs = 0; devs < 3; devs++) {
+		for (k = 0; k < 5 && state_dev(w->open, other); k++)
+			look_point(w, other, v - min_t(u64, v, 2) + rng_below(&w->rng, min_t(u64, nr, 5000) + 4));
+		if (!w->open->live.nr)
+			return;
+		other = w->open->live.d[rng_below(&w->rng, w->open->live.nr)].id;
+	}
+}
 
 void look_point(struct world *w, u32 id, u64 v)
 {

@@ -74,6 +74,9 @@ struct world {
 	/* looks at free metadata before it allocates, as the targets do */
 	bool polite;
 	u64 durable_seq;
+	u64 openings;
+	/* where the last change was */
+	u64 last_v;
 	u64 max_vblock;
 };
 
@@ -108,6 +111,7 @@ void op_resize_data(struct world *w, u64 nr);
 void op_resize_meta(struct world *w, u64 nr);
 
 void look_point(struct world *w, u32 id, u64 v);
+void look_around(struct world *w, u32 id, u64 v, u64 nr);
 void look_ranges(struct world *w, u32 id, u64 begin, u64 end);
 void look_numbers(struct world *w, u32 id);
 void look_space(struct world *w);
