@@ -6,8 +6,9 @@
 # uml.patch is applied to the source; it says why.
 # The contract stands at the top of scripts/vm.
 #
-# Layout in the cache: uml/VERSION/src, uml/VERSION/KERNEL (build tree, with linux and
-# lib/modules), uml/current -> VERSION.
+# Layout in the cache: uml/current -> VERSION; uml/VERSION/src* (source trees, one per uml.patch);
+# uml/VERSION/KERNEL-KEY (build trees with linux and lib/modules, one per options and
+# patch). Checkouts that differ in these run side by side: what is built is never changed.
 
 UML_SUITE=trixie-backports
 UML_SOURCE_REGEX='linux-source-[0-9]+\.[0-9]+'
@@ -20,21 +21,16 @@ uml_configs() {
 	[ "$1" = uml ] || printf '%s\n' "$SRC/scripts/lib/uml.config.${1#uml-}"
 }
 
-# A built kernel is used until its options change or DM_THIN_UPDATE=1 asks for the newest
-# source: a test run must not start a long build because a point release appeared.
+# The newest source at the time of the first build is kept until DM_THIN_UPDATE=1 asks for a
+# newer one: a test run must not start a long build because a point release appeared.
 uml_version_dir() {
 	local version
 	if [ ! -e "$DM_THIN_CACHE/uml/current/src/Makefile" ] || [ "${DM_THIN_UPDATE:-0}" = 1 ]; then
 		once uml-source uml_fetch_source
 	fi
 	version=$(readlink "$DM_THIN_CACHE/uml/current")
-	if ! cmp -s "$SRC/scripts/lib/uml.patch" "$DM_THIN_CACHE/uml/$version/tried.patch"; then
-		once uml-source uml_patch_source "$DM_THIN_CACHE/uml/$version"
-	fi
 	printf '%s\n' "$DM_THIN_CACHE/uml/$version"
 }
-
-uml_build_dir() { printf '%s/%s\n' "$(uml_version_dir)" "$1"; }
 
 uml_fetch_source() {
 	local pkg version dir deb tmp
@@ -54,55 +50,87 @@ uml_fetch_source() {
 	ln -sfn "$(basename "$dir")" "$DM_THIN_CACHE/uml/current"
 }
 
-# A changed patch replaces the one applied before, so that only what differs is compiled again.
-# A newer kernel may not take it; uml does without.
-uml_patch_source() {
-	local dir=$1 log=$DM_THIN_CACHE/log/uml-patch.log patch=$SRC/scripts/lib/uml.patch
-	! cmp -s "$patch" "$dir/tried.patch" || return 0
-	if [ -e "$dir/applied.patch" ]; then
-		quietly "$log" patch -d "$dir/src" -p1 -R -i "$dir/applied.patch" ||
-			die "the old patch cannot be taken back; remove $dir to start anew"
-		rm -f "$dir/applied.patch"
+# The source tree that carries this checkout's patch.
+uml_source_dir() {
+	local dir src
+	dir=$(uml_version_dir)
+	if ! src=$(uml_patched_source "$dir"); then
+		once uml-source uml_patch_source "$dir"
+		src=$(uml_patched_source "$dir")
 	fi
-	if quietly "$log" patch -d "$dir/src" -p1 --dry-run -i "$patch"; then
-		quietly "$log" patch -d "$dir/src" -p1 -i "$patch"
-		cp "$patch" "$dir/applied.patch"
+	printf '%s\n' "$src"
+}
+
+uml_patched_source() {
+	local src
+	for src in "$1"/src*; do
+		cmp -s "$SRC/scripts/lib/uml.patch" "$src/.tried.patch" || continue
+		printf '%s\n' "$src"
+		return 0
+	done
+	return 1
+}
+
+# Another patch than the first gets a tree of its own, of hard links: a build compiles what it
+# names by path, so a tree in use must not change. A newer kernel may refuse the patch; uml does without.
+uml_patch_source() {
+	local dir=$1 src=$1/src log=$DM_THIN_CACHE/log/uml-patch.log patch=$SRC/scripts/lib/uml.patch
+	! uml_patched_source "$dir" >/dev/null || return 0
+	if [ -e "$src/.tried.patch" ]; then
+		src=$dir/src-$(sha256sum <"$patch" | cut -c1-8)
+		rm -rf "$src"
+		cp -al "$dir/src" "$src"
+		if [ -e "$src/.applied.patch" ]; then
+			quietly "$log" patch -d "$src" -p1 -R -i "$src/.applied.patch" ||
+				die "the patch of another checkout cannot be taken back in $src; remove $dir to start anew"
+		fi
+		# Hard links: these must not be written to.
+		rm -f "$src/.applied.patch" "$src/.tried.patch"
+	fi
+	if quietly "$log" patch -d "$src" -p1 --dry-run -i "$patch"; then
+		quietly "$log" patch -d "$src" -p1 -i "$patch"
+		cp "$patch" "$src/.applied.patch"
 	else
 		warn "scripts/lib/uml.patch does not fit this kernel; uml-debug will be slow and may complain without cause"
 	fi
-	cp "$patch" "$dir/tried.patch"
+	cp "$patch" "$src/.tried.patch"
+}
+
+uml_build_dir() {
+	local dir key
+	dir=$(uml_version_dir)
+	key=$(uml_config_key "$1")
+	printf '%s/%s-%s\n' "$dir" "$1" "$key"
 }
 
 uml_config_key() {
 	local files
 	mapfile -t files < <(uml_configs "$1")
-	{ cat "${files[@]}" "$SRC/scripts/lib/uml.patch"; gcc -dumpfullversion; } | sha256sum | cut -c1-16
+	{ cat "${files[@]}" "$SRC/scripts/lib/uml.patch"; gcc -dumpfullversion; } | sha256sum | cut -c1-8
 }
 
 uml_prepare() {
-	local build key
+	local build
 	need_host "${UML_HOST_PACKAGES[@]}"
 	rootfs_prepare
 	build=$(uml_build_dir "$1")
-	key=$(uml_config_key "$1")
-	if [ "$(cat "$build/built" 2>/dev/null)" != "$key" ]; then
-		once "$1" uml_build "$1" "$build" "$key"
-	fi
+	[ -e "$build/built" ] || once "${build##*/}" uml_build "$1" "$build"
+	touch "$build/built"
 }
 
 uml_make() {
-	local build=$1
+	local build=$1 src
 	shift
-	nice make -C "$build/../src" O="$build" ARCH=um "$@"
+	src=$(cat "$build/source-dir")
+	nice make -C "$src" O="$build" ARCH=um "$@"
 }
 
 uml_build() {
-	local kernel=$1 build=$2 key=$3 log=$DM_THIN_CACHE/log/$1-build.log files progress
-	[ "$(cat "$build/built" 2>/dev/null)" != "$key" ] || return 0
+	local kernel=$1 build=$2 log=$DM_THIN_CACHE/log/${2##*/}-build.log files progress
+	[ ! -e "$build/built" ] || return 0
 	mapfile -t files < <(uml_configs "$kernel")
 	step "Building the kernel '$kernel' (User Mode Linux; some 5 to 15 minutes on 2 cores, once)"
-	mkdir -p "$build"
-	rm -f "$build/built"
+	uml_seed "$kernel" "$build"
 	: >"$log"
 	# A later file overrides an earlier one: Kconfig takes the last line about a symbol.
 	cat "${files[@]}" >"$build/wanted.config"
@@ -115,11 +143,38 @@ uml_build() {
 	trap "kill $progress 2>/dev/null || true" EXIT
 	quietly "$log" uml_make "$build" -j"$JOBS" linux modules ||
 		die "the kernel '$kernel' does not build"
-	rm -rf "$build/root"
 	quietly "$log" uml_make "$build" INSTALL_MOD_PATH="$build/root" INSTALL_MOD_STRIP=1 modules_install ||
 		die "the modules of '$kernel' could not be installed in the cache"
-	printf '%s\n' "$key" >"$build/built"
+	touch "$build/built"
 	note "built $("$build/linux" --version)"
+	uml_forget_old "$kernel"
+}
+
+# A build that differs little starts from the objects of the one before, if the source is the same.
+uml_seed() {
+	local kernel=$1 build=$2 src old
+	src=$(uml_source_dir)
+	if [ ! -e "$build/source-dir" ]; then
+		for old in "${build%/*}/$kernel"-????????; do
+			[ -e "$old/built" ] || continue
+			[ "$(cat "$old/source-dir")" = "$src" ] || continue
+			rm -rf "$build.seed"
+			cp -a "$old" "$build.seed"
+			rm -rf "$build.seed/built" "$build.seed/root"
+			mv "$build.seed" "$build"
+			break
+		done
+	fi
+	mkdir -p "$build"
+	printf '%s\n' "$src" >"$build/source-dir"
+}
+
+# Kernels that nobody started for a month.
+uml_forget_old() {
+	local old
+	for old in "$(uml_version_dir)/$1"-????????; do
+		[ -z "$(find "$old/built" -mtime +30 2>/dev/null)" ] || rm -rf "$old"
+	done
 }
 
 # Kconfig drops in silence what it cannot have.
@@ -138,9 +193,9 @@ uml_check_config() {
 uml_build_module() {
 	local build dir
 	build=$(uml_build_dir "$1")
-	dir=$(module_build_dir "$1")
+	dir=$(module_build_dir "${build##*/}")
 	once "module-${dir//[^A-Za-z0-9]/-}" uml_make_module "$1" "$build" "$dir"
-	printf '%s\n' "$dir/dm-thin-pool.ko"
+	printf '%s\n' "$dir/result/dm-thin-pool.ko"
 }
 
 uml_make_module() {
@@ -159,6 +214,10 @@ uml_make_module() {
 	fi
 	grep -E 'warning|WARNING|^[^ ].*(:[0-9]+:|note:)' "$log" >&2 || true
 	[ -e "$dir/dm-thin-pool.ko" ] || die "the build for '$kernel' left no dm-thin-pool.ko in $dir"
+	# Renamed into place: another run may be copying the one before.
+	mkdir -p "$dir/result"
+	cp "$dir/dm-thin-pool.ko" "$dir/result/.new"
+	mv "$dir/result/.new" "$dir/result/dm-thin-pool.ko"
 }
 
 # UML keeps its memory in a file: on a disk it would be written out.
