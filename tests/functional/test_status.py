@@ -6,7 +6,7 @@ import pytest
 from lib import io, metadata
 from lib.dm import error_of, number
 from lib.proc import wait_for
-from lib.thin import GIB, MIB
+from lib.thin import MIB
 
 
 @pytest.mark.parametrize("blocks", [256, 1024, 1026, 16384, 65536])
@@ -186,14 +186,3 @@ def test_metadata_usage_returns(rig):
     thin.remove()
     pool.delete(0)
     wait_for(lambda: pool.status().meta_used == fresh, "metadata blocks of a deleted thin are free again")
-
-
-def test_large_metadata_cap(rig):
-    """16 GiB (sparse): a little at the end is never used, and the reserve stays at 4096."""
-    pool = rig.pool(meta=16 * GIB)
-    text = pool.status().text.split()
-    assert (text[1], text[8]) == ("4359/4161600", "1024")
-    thin = pool.thin(0)
-    thin.fill_blocks(0, 4, seed=1)
-    rig.restart(pool)
-    pool.activate(0).verify_blocks(0, 4, seed=1)

@@ -17,6 +17,8 @@ class Loop:
         self.file = os.path.join(directory, f"disk{next(_serial)}")
         with open(self.file, "wb") as file:
             file.truncate(sectors * 512)
+        if not os.path.exists("/dev/loop-control"):
+            proc.run("modprobe", "loop")
         size = ["--sector-size", sector_size] if sector_size != 512 else []
         self.path = proc.run("losetup", "--find", "--show", *size, self.file).out.strip()
 

@@ -109,8 +109,11 @@ class Tree:
     def change(self, root, changes, deletions, seed=1):
         """Change so many files (grown, cut, rewritten in place) and delete so many others."""
         chance = random.Random(seed)
-        victims = chance.sample(sorted(self.expected), changes + deletions)
-        for name in victims[:changes]:
+        # Deleted are neighbours, which lie together on the disk: so whole blocks become free.
+        names = sorted(self.expected)
+        start = chance.randrange(len(names) - deletions)
+        deleted = names[start : start + deletions]
+        for name in chance.sample(names[:start] + names[start + deletions :], changes):
             path = os.path.join(root, name)
             with open(path, "rb") as file:
                 data = bytearray(file.read())
@@ -131,7 +134,7 @@ class Tree:
                 file.write(data)
                 file.truncate()
             self.expected[name] = hashlib.sha256(data).hexdigest()
-        for name in victims[changes:]:
+        for name in deleted:
             os.unlink(os.path.join(root, name))
             del self.expected[name]
 
