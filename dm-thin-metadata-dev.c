@@ -543,12 +543,14 @@ out:
 
 /* ---- deleting ---- */
 
-/* Some leaves less.  Returns 1 when nothing is left to be taken away in steps. */
-static int delete_step(struct thin_dev *td)
+/*
+ * Some of the leaves that are its own less, from *@key on.  Returns 1 when all are
+ * gone: what is left is shared and goes with the device's entry.
+ */
+static int delete_step(struct thin_dev *td, u64 *key)
 {
 	struct thin_meta *tm = td->tm;
 	u32 count, nr, i;
-	u64 next;
 	int r;
 
 	meta_mutate(tm);
@@ -560,7 +562,7 @@ static int delete_step(struct thin_dev *td)
 	if (r || count > 1)
 		return r ?: 1;
 	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
-		r = bt_remove_leaf(&tm->mapping, &td->root, 0, U64_MAX, &next, &nr, NULL, NULL);
+		r = bt_remove_own_leaf(&tm->mapping, &td->root, key, &nr);
 		if (r)
 			return r == -ENODATA ? 1 : r;
 		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
@@ -603,7 +605,8 @@ static int breathe(struct thin_meta *tm)
 static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), void *arg)
 {
 	struct thin_meta *tm = td->tm;
-	int r = delete_step(td);
+	u64 key = 0;
+	int r = delete_step(td, &key);
 
 	while (!r) {
 		if (stop_yielding && stop_yielding(arg)) {
@@ -617,7 +620,7 @@ static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), 
 			mutex_lock(&tm->change_lock);
 			return -EIO;
 		}
-		r = delete_step(td);
+		r = delete_step(td, &key);
 	}
 	return r == 1 ? finish_delete(td) : r;
 }

@@ -296,6 +296,110 @@ int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *nex
 	return fix_fill(info, root, &path);
 }
 
+/*
+ * Look from @index on for a child that nobody else uses.  @node is a copy: counts
+ * may have to be read, and no buffer may be held meanwhile.
+ */
+static int own_child(struct bt_info *info, const struct disk_node *node, s32 index)
+{
+	u32 nr = bt_nr(node), count;
+
+	for (; index < (s32)nr; index++) {
+		int r = tm_count(info->tm, bt_child(node, index), &count);
+
+		if (r)
+			return r;
+		if (count == 1)
+			return index;
+	}
+	return -ENODATA;
+}
+
+/*
+ * One way down from the root, only through nodes that are this tree's own.
+ * Where there is none, -EAGAIN says that *@key is now where to try next.
+ */
+static int seek_own_leaf(struct bt_info *info, u64 root, u64 *key, struct disk_node *node)
+{
+	u64 block = root, bound = 0;
+	bool last = true;
+	u32 depth;
+
+	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
+		struct pd_read read;
+		s32 i, own;
+		int r;
+
+		r = tm_read(info->tm, block, PD_NODE, true, &read);
+		if (r)
+			return r;
+		memcpy(node, read.data, PD_BLOCK_SIZE);
+		tm_put(&read);
+		if (bt_is_leaf(node)) {
+			r = bt_check_leaf(info, block, node);
+			if (r)
+				return r;
+			i = *key ? bt_search(node, *key - 1) + 1 : 0;
+			if (i < (s32)bt_nr(node)) {
+				*key = bt_key(node, i);
+				return 0;
+			}
+			break;
+		}
+
+		i = max(bt_search(node, *key), 0);
+		own = own_child(info, node, i);
+		if (own == -ENODATA)
+			break;
+		if (own < 0)
+			return own;
+		if (own > i)
+			*key = bt_key(node, own);
+		if (own + 1 < (s32)bt_nr(node)) {
+			bound = bt_key(node, own + 1);
+			last = false;
+		}
+		block = bt_child(node, own);
+	}
+	if (last)
+		return -ENODATA;
+	if (bound <= *key) {
+		bm_complain(info->tm->bm, block, PD_NODE, "key beyond the parent's next", -EILSEQ);
+		return -EILSEQ;
+	}
+	*key = bound;
+	return -EAGAIN;
+}
+
+/**
+ * bt_remove_own_leaf() - remove the keys of the next leaf that no other tree uses
+ * @info: the tree
+ * @root: its root, set to the new one
+ * @key: where to begin to look; set to where to go on
+ * @nr: set to the number of keys removed
+ *
+ * For deleting a tree in steps: what it shares needs no step, bt_delete() drops
+ * that without reading it.
+ *
+ * Return: 0, -ENODATA when there is none, -EILSEQ for damage, otherwise as
+ * tm_shadow().
+ */
+int bt_remove_own_leaf(struct bt_info *info, u64 *root, u64 *key, u32 *nr)
+{
+	unsigned long page = __get_free_page(GFP_NOIO);
+	u64 end;
+	int r;
+
+	if (!page)
+		return -ENOMEM;
+	do {
+		r = seek_own_leaf(info, *root, key, (void *)page);
+	} while (r == -EAGAIN);
+	end = r ? 0 : bt_key((void *)page, bt_nr((void *)page) - 1) + 1;
+	free_page(page);
+	return r ?: bt_remove_leaf(info, root, *key, end, key, nr, NULL, NULL);
+}
+
 /* @depth counts down; a block met twice is caught by its count. */
 static int delete_node(struct bt_info *info, u64 block, u32 depth)
 {

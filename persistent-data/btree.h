@@ -103,6 +103,7 @@ int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void 
 int bt_remove(struct bt_info *info, u64 *root, u64 key);
 int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr,
 		   void (*removed)(void *arg, const void *values, u32 nr), void *arg);
+int bt_remove_own_leaf(struct bt_info *info, u64 *root, u64 *key, u32 *nr);
 int bt_delete(struct bt_info *info, u64 root);
 
 /* btree-path.c: changeable nodes */
