@@ -71,16 +71,20 @@ const struct thin_meta_ops pool_meta_ops = {
  * Follows up on the result: modes change with the space found, and a failure
  * is a failed metadata operation (behaviour 6.3, 6.4).
  *
- * Return: 0, -EPERM in a mode without commits, or the error of the commit,
- * after which the transaction is rolled back.
+ * Return: 0; -EPERM in a mode without commits when there is something to
+ * commit; -EIO, or the error of the commit, after which the transaction is
+ * rolled back.
  */
 int pool_commit_locked(struct pool *pool)
 {
 	int r;
 
 	lockdep_assert_held(&pool->state_lock);
+	if (pool->mode == PM_FAIL)
+		return -EIO;
+	/* What came before the mode may have been committed by another. */
 	if (pool->mode >= PM_OUT_OF_METADATA_SPACE)
-		return -EPERM;
+		return thin_meta_changed(pool->tm) ? -EPERM : 0;
 
 	r = thin_meta_commit(pool->tm);
 	if (r)
@@ -125,6 +129,7 @@ bool thin_is_durable(struct thin_vol *vol)
  */
 void pool_commit_request(struct pool *pool)
 {
+	WRITE_ONCE(pool->commit_wanted, true);
 	queue_work(pool->commit_wq, &pool->commit_work);
 }
 
@@ -141,8 +146,9 @@ void pool_commit_bio(struct pool *pool, struct bio *bio)
 
 	spin_lock_irqsave(&pool->lock, flags);
 	bio_list_add(&pool->commit_bios, bio);
+	/* Kicked under the lock: as soon as it is dropped, the bio may end and the pool go. */
+	queue_work(pool->commit_wq, &pool->commit_work);
 	spin_unlock_irqrestore(&pool->lock, flags);
-	pool_commit_request(pool);
 }
 
 /**
@@ -180,27 +186,49 @@ static blk_status_t durable_status(struct bio *bio, int commit_error, int flush_
 	return commit_error && !thin_is_durable(vol) ? BLK_STS_IOERR : BLK_STS_OK;
 }
 
+static bool all_durable(struct bio_list *bios)
+{
+	struct bio *bio;
+
+	bio_list_for_each(bio, bios)
+		if (!thin_is_durable(thin_bio(bio)->tt->vol))
+			return false;
+	return true;
+}
+
+static void make_durable(struct pool *pool, struct bio_list *bios)
+{
+	int commit_error = 0, flush_error = 0;
+	struct bio *bio;
+	u64 flushes;
+
+	/* The commit that was under way when they came may have been the one they needed. */
+	flushes = READ_ONCE(pool->data_flushes);
+	if (!all_durable(bios))
+		commit_error = pool_commit(pool);
+	/* A commit that failed may have failed at its flush. */
+	if (commit_error || READ_ONCE(pool->data_flushes) == flushes)
+		flush_error = blkdev_issue_flush(pool->data_bdev);
+
+	while ((bio = bio_list_pop(bios)))
+		thin_end_bio(bio, durable_status(bio, commit_error, flush_error));
+}
+
 static void commit(struct work_struct *ws)
 {
 	struct pool *pool = container_of(ws, struct pool, commit_work);
 	unsigned int noio = memalloc_noio_save();
-	int commit_error, flush_error = 0;
 	struct bio_list bios;
-	struct bio *bio;
-	u64 flushes;
 
 	spin_lock_irq(&pool->lock);
 	bios = pool->commit_bios;
 	bio_list_init(&pool->commit_bios);
 	spin_unlock_irq(&pool->lock);
 
-	flushes = READ_ONCE(pool->data_flushes);
-	commit_error = pool_commit(pool);
-	if (!bio_list_empty(&bios) && READ_ONCE(pool->data_flushes) == flushes)
-		flush_error = blkdev_issue_flush(pool->data_bdev);
-
-	while ((bio = bio_list_pop(&bios)))
-		thin_end_bio(bio, durable_status(bio, commit_error, flush_error));
+	if (!bio_list_empty(&bios))
+		make_durable(pool, &bios);
+	if (xchg(&pool->commit_wanted, false))
+		pool_commit(pool);
 	memalloc_noio_restore(noio);
 }
 
@@ -209,7 +237,7 @@ static void wake(struct work_struct *ws)
 	struct pool *pool = container_of(to_delayed_work(ws), struct pool, waker);
 	unsigned int noio = memalloc_noio_save();
 
-	if (thin_meta_changed(pool->tm))
+	if (thin_meta_changed(pool->tm) || pool_has_found_space(pool))
 		pool_commit(pool);
 	pool_recheck_held(pool);
 	memalloc_noio_restore(noio);

@@ -74,7 +74,6 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 		return false;
 	d->bio = bio;
 	d->next = begin;
-	d->retried = false;
 	thin_busy_add(vol, &d->busy, begin, end);
 	list_add_tail(&d->list, &vol->discards);
 	thin_vol_kick(vol);
@@ -124,18 +123,14 @@ bool thin_discard_step(struct thin_vol *vol)
 	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next,
 				  passdown ? thin_reclaim_drop : NULL, pool);
 	if (r == -EAGAIN) {
-		/* Metadata is short: what the open transaction has freed will do, or nothing. */
+		/* Metadata is short: a commit helps, or ends in a mode that unmaps nothing. */
 		next = d->next;
-		r = d->retried ? -ENOSPC : pool_commit(pool);
-		d->retried = true;
-		if (r) {
-			finish(vol, d, pool_error_status(pool));
-			return !list_empty(&vol->discards);
-		}
-	} else {
-		d->retried = false;
+		r = pool_commit(pool);
 	}
-	if (r) {
+	if (r == -EPERM) {
+		/* The mode has just changed; the next step sees it. */
+		return true;
+	} else if (r) {
 		pool_metadata_failed(pool, "removal of mappings", r);
 		finish(vol, d, BLK_STS_IOERR);
 	} else if (next >= d->busy.end) {

@@ -132,7 +132,7 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 	tb->durable = false;
 	bio->bi_iter.bi_sector = dm_target_offset(tt->ti, bio->bi_iter.bi_sector);
 
-	if (unlikely(READ_ONCE(tt->requeue)))
+	if (unlikely(thin_requeues(tt)))
 		return DM_MAPIO_REQUEUE;
 	if (unlikely(READ_ONCE(pool->gone) || pool_mode(pool) == PM_FAIL))
 		return DM_MAPIO_KILL;
@@ -226,6 +226,9 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 			bio_list_add(&busy->waiters, bio);
 			return true;
 		}
+		/* Not even a lookup for what may have to come again. */
+		if (vol->nr_busy >= THIN_MAX_WORKS)
+			return false;
 	}
 
 	thin_epoch_enter(vol, tb);

@@ -61,7 +61,7 @@ void pool_recheck_held(struct pool *pool)
 			bio_list_merge(&vol->deferred, &vol->held);
 		if (error || mode == PM_WRITE)
 			bio_list_init(&vol->held);
-		if (!bio_list_empty(&vol->deferred))
+		if (!bio_list_empty(&vol->deferred) || !bio_list_empty(&vol->parked))
 			thin_vol_kick(vol);
 		spin_unlock(&vol->lock);
 	}
@@ -93,6 +93,38 @@ static void tell_mode(struct pool *pool)
 	DMINFO("%s: switching pool to %s mode", dm_device_name(pool->md), mode_words(pool));
 }
 
+/* The transaction is lost.  Returns the mode to enter. */
+static enum pool_mode roll_back(struct pool *pool, const char *op, int error)
+{
+	const char *name = dm_device_name(pool->md);
+
+	DMERR_LIMIT("%s: metadata operation '%s' failed: error = %d", name, op, error);
+	DMERR_LIMIT("%s: aborting current metadata transaction", name);
+	thin_reclaim_abort(pool);
+	if (thin_meta_abort(pool->tm)) {
+		DMERR("%s: failed to abort metadata transaction", name);
+		return PM_FAIL;
+	}
+	/* A device that takes no writes has kept the last commit; the flag is known in core. */
+	if (thin_meta_set_needs_check(pool->tm))
+		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
+	return thin_meta_needs_check(pool->tm) ? PM_READ_ONLY : PM_FAIL;
+}
+
+/* The timeout counts from the last time the mode was entered (behaviour 1.3). */
+static void start_timer(struct pool *pool)
+{
+	unsigned long timeout = min_t(unsigned long, READ_ONCE(no_space_timeout),
+				      MAX_JIFFY_OFFSET / HZ) * HZ;
+
+	if (pool->mode != PM_OUT_OF_DATA_SPACE || pool->features.error_if_no_space || !timeout) {
+		cancel_delayed_work(&pool->no_space_timer);
+		return;
+	}
+	pool->no_space_expires = jiffies + timeout;
+	mod_delayed_work(pool->commit_wq, &pool->no_space_timer, timeout);
+}
+
 /**
  * pool_set_mode - enter a mode, as far as allowed
  * @pool: pool; state_lock held
@@ -104,7 +136,7 @@ static void tell_mode(struct pool *pool)
 void pool_set_mode(struct pool *pool, enum pool_mode mode)
 {
 	enum pool_mode old = pool->mode;
-	unsigned int timeout = READ_ONCE(no_space_timeout);
+	int r;
 
 	lockdep_assert_held(&pool->state_lock);
 	if (old == PM_FAIL) {
@@ -131,10 +163,11 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 		break;
 	case PM_OUT_OF_METADATA_SPACE:
 		/* What was changed before the mode was seen still becomes durable. */
-		if (old < PM_OUT_OF_METADATA_SPACE && thin_meta_changed(pool->tm) &&
-		    thin_meta_commit(pool->tm))
-			DMERR("%s: last commit before running out of metadata space failed",
-			      dm_device_name(pool->md));
+		if (old < PM_OUT_OF_METADATA_SPACE) {
+			r = thin_meta_commit_read_only(pool->tm);
+			if (r)
+				WRITE_ONCE(pool->mode, roll_back(pool, "last commit", r));
+		}
 		thin_meta_set_read_only(pool->tm);
 		break;
 	default:
@@ -142,12 +175,8 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 		break;
 	}
 
-	if (mode == PM_OUT_OF_DATA_SPACE && !pool->features.error_if_no_space && timeout)
-		mod_delayed_work(pool->commit_wq, &pool->no_space_timer,
-				 min_t(unsigned long, timeout, MAX_JIFFY_OFFSET / HZ) * HZ);
-	else
-		cancel_delayed_work(&pool->no_space_timer);
-
+	mode = pool->mode;
+	start_timer(pool);
 	spin_lock_irq(&pool->lock);
 	pool->space_deadline = 0;
 	spin_unlock_irq(&pool->lock);
@@ -163,7 +192,9 @@ static void no_space_timed_out(struct work_struct *ws)
 	struct pool *pool = container_of(to_delayed_work(ws), struct pool, no_space_timer);
 
 	mutex_lock(&pool->state_lock);
-	if (pool->mode == PM_OUT_OF_DATA_SPACE && !pool->features.error_if_no_space) {
+	/* Not if the mode was left and entered again while this waited for the lock. */
+	if (pool->mode == PM_OUT_OF_DATA_SPACE && !pool->features.error_if_no_space &&
+	    time_after_eq(jiffies, pool->no_space_expires)) {
 		WRITE_ONCE(pool->features.error_if_no_space, true);
 		tell_mode(pool);
 		pool_recheck_held(pool);
@@ -183,23 +214,9 @@ static void no_space_timed_out(struct work_struct *ws)
  */
 void pool_metadata_failed_locked(struct pool *pool, const char *op, int error)
 {
-	const char *name = dm_device_name(pool->md);
-
 	lockdep_assert_held(&pool->state_lock);
-	if (pool->mode >= PM_OUT_OF_METADATA_SPACE)
-		return;
-	DMERR_LIMIT("%s: metadata operation '%s' failed: error = %d", name, op, error);
-	DMERR_LIMIT("%s: aborting current metadata transaction", name);
-	thin_reclaim_abort(pool);
-	if (thin_meta_abort(pool->tm)) {
-		DMERR("%s: failed to abort metadata transaction", name);
-		pool_set_mode(pool, PM_FAIL);
-		return;
-	}
-	/* A device that takes no writes has kept the last commit: known in core, the flag will do. */
-	if (thin_meta_set_needs_check(pool->tm))
-		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
-	pool_set_mode(pool, thin_meta_needs_check(pool->tm) ? PM_READ_ONLY : PM_FAIL);
+	if (pool->mode < PM_OUT_OF_METADATA_SPACE)
+		pool_set_mode(pool, roll_back(pool, op, error));
 }
 
 /**
@@ -295,6 +312,42 @@ void pool_space_found(struct pool *pool)
 }
 
 /**
+ * pool_has_found_space - could a pool that is out of data space go on?
+ * @pool: pool
+ *
+ * True when blocks can be had that came back without a commit, which is what
+ * otherwise ends the mode.
+ */
+bool pool_has_found_space(struct pool *pool)
+{
+	struct thin_meta_space space;
+
+	return pool_mode(pool) == PM_OUT_OF_DATA_SPACE &&
+	       !thin_meta_get_space(pool->tm, &space) && space.data_free > space.data_pending;
+}
+
+/*
+ * Are there free blocks that only have to become available?  Writers wait for
+ * them until the deadline, which does not run while blocks are passed down.
+ */
+static bool space_is_coming(struct pool *pool)
+{
+	struct thin_meta_space space;
+	bool wait;
+
+	if (thin_meta_get_space(pool->tm, &space) || !space.data_free)
+		return false;
+	spin_lock_irq(&pool->lock);
+	/* A deadline long past is that of writers which went away. */
+	if (!pool->space_deadline || pool->passing_down ||
+	    time_after(jiffies, pool->space_deadline + THIN_SPACE_WAIT))
+		pool->space_deadline = (jiffies + THIN_SPACE_WAIT) | 1;
+	wait = time_before(jiffies, pool->space_deadline);
+	spin_unlock_irq(&pool->lock);
+	return wait;
+}
+
+/**
  * pool_no_data_space - an allocation found nothing
  * @pool: pool
  *
@@ -305,23 +358,13 @@ void pool_space_found(struct pool *pool)
  */
 void pool_no_data_space(struct pool *pool)
 {
-	struct thin_meta_space space;
-	bool wait = false;
-
-	if (!thin_meta_get_space(pool->tm, &space) && space.data_free) {
-		spin_lock_irq(&pool->lock);
-		if (!pool->space_deadline)
-			pool->space_deadline = (jiffies + THIN_SPACE_WAIT) | 1;
-		wait = time_before(jiffies, pool->space_deadline);
-		spin_unlock_irq(&pool->lock);
-	}
-	if (wait) {
+	if (space_is_coming(pool)) {
 		pool_commit_request(pool);
 		return;
 	}
-
 	mutex_lock(&pool->state_lock);
-	if (pool->mode == PM_WRITE) {
+	/* A commit may have freed blocks meanwhile; no other would notice later. */
+	if (pool->mode == PM_WRITE && !space_is_coming(pool)) {
 		if (!pool->low_water_triggered)
 			data_low_water(pool);
 		pool_set_mode(pool, PM_OUT_OF_DATA_SPACE);
@@ -336,9 +379,9 @@ void pool_no_data_space(struct pool *pool)
  * @pool: pool
  * @pt: the table, being resumed
  *
- * Return: 0.
+ * The thins are suspended, so nobody reads the features meanwhile but status.
  */
-int pool_bind(struct pool *pool, struct pool_target *pt)
+void pool_bind(struct pool *pool, struct pool_target *pt)
 {
 	mutex_lock(&pool->state_lock);
 	pool->bound = pt;
@@ -348,7 +391,6 @@ int pool_bind(struct pool *pool, struct pool_target *pt)
 	WRITE_ONCE(pool->target_blocks, div64_u64(pt->ti->len, pool->block_sectors));
 	pool_set_mode(pool, pt->wanted);
 	mutex_unlock(&pool->state_lock);
-	return 0;
 }
 
 /**

@@ -94,23 +94,6 @@ static const struct {
 	{ "release_metadata_snap", 1, release_metadata_snap },
 };
 
-/* Errors of a refused request, after which the transaction is whole. */
-static bool is_refusal(int error)
-{
-	switch (error) {
-	case -EEXIST:
-	case -ENODATA:
-	case -EBUSY:
-	case -EINVAL:
-	case -EPERM:
-	case -ENOSPC:
-	case -EOVERFLOW:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static int handle(struct pool *pool, unsigned int i, char **argv)
 {
 	int r = messages[i].handle(pool, argv);
@@ -118,7 +101,7 @@ static int handle(struct pool *pool, unsigned int i, char **argv)
 	if (!r) {
 		r = pool_commit(pool);
 		pool_after_change(pool);
-	} else if (!is_refusal(r)) {
+	} else if (thin_meta_rolled_back(pool->tm)) {
 		pool_metadata_failed(pool, messages[i].name, r);
 	}
 	if (r)

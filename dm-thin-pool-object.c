@@ -15,6 +15,9 @@
 static DEFINE_MUTEX(pools_lock);
 static LIST_HEAD(pools);
 
+/* Woken when a pool in the list has been opened or closed, which takes no lock. */
+static DECLARE_WAIT_QUEUE_HEAD(pools_wait);
+
 /* ---- suspension of the thins ---- */
 
 static bool md_is_held(struct pool *pool, struct mapped_device *md)
@@ -35,12 +38,28 @@ static bool md_is_held(struct pool *pool, struct mapped_device *md)
 static void call_pinned(struct pool *pool, struct thin_target *tt,
 			void (*fn)(struct mapped_device *md))
 {
-	tt->pinned = true;
+	WRITE_ONCE(tt->pinned, true);
 	mutex_unlock(&pool->tts_lock);
 	fn(tt->md);
 	mutex_lock(&pool->tts_lock);
-	tt->pinned = false;
+	WRITE_ONCE(tt->pinned, false);
 	wake_up_all(&pool->unpinned);
+}
+
+/*
+ * The external origin of a thin may be an older thin of the same pool: it must
+ * go on until those that read from it are through.
+ */
+static void suspend_thins(struct pool *pool, bool with_origin)
+{
+	struct thin_target *tt;
+
+	list_for_each_entry_reverse(tt, &pool->tts, node) {
+		if ((with_origin && !tt->origin_dev) || md_is_held(pool, tt->md))
+			continue;
+		tt->holds_suspend = true;
+		call_pinned(pool, tt, dm_internal_suspend_noflush);
+	}
 }
 
 /**
@@ -52,16 +71,10 @@ static void call_pinned(struct pool *pool, struct thin_target *tt,
  */
 void pool_suspend_thins(struct pool *pool)
 {
-	struct thin_target *tt;
-
 	mutex_lock(&pool->tts_lock);
 	WRITE_ONCE(pool->suspended, true);
-	list_for_each_entry(tt, &pool->tts, node) {
-		if (md_is_held(pool, tt->md))
-			continue;
-		tt->holds_suspend = true;
-		call_pinned(pool, tt, dm_internal_suspend_noflush);
-	}
+	suspend_thins(pool, true);
+	suspend_thins(pool, false);
 	mutex_unlock(&pool->tts_lock);
 }
 
@@ -165,16 +178,12 @@ static int init_parts(struct pool *pool)
 }
 
 static struct pool *create(struct pool_target *pt, struct block_device *meta_bdev,
-			   struct block_device *data_bdev, sector_t block_sectors, char **error)
+			   struct block_device *data_bdev, sector_t block_sectors)
 {
 	struct pool *pool = kzalloc(sizeof(*pool), GFP_KERNEL);
-	struct thin_meta_space space;
-	int r = -ENOMEM;
 
-	if (!pool) {
-		*error = "Error allocating memory for pool";
-		return ERR_PTR(r);
-	}
+	if (!pool)
+		return NULL;
 	INIT_LIST_HEAD(&pool->tts);
 	init_waitqueue_head(&pool->unpinned);
 	INIT_LIST_HEAD(&pool->vols);
@@ -187,36 +196,37 @@ static struct pool *create(struct pool_target *pt, struct block_device *meta_bde
 	pool->block_sectors = block_sectors;
 	pool->block_shift = is_power_of_2(block_sectors) ? ilog2(block_sectors) : -1;
 	pool->suspended = true;
+	return pool;
+}
 
-	r = init_parts(pool);
+static int open_pool(struct pool *pool, struct pool_target *pt, char **error)
+{
+	struct thin_meta_space space;
+	int r = init_parts(pool);
+
 	if (r) {
 		*error = "Error setting up pool";
-		goto bad;
+		return r;
 	}
-	pool->tm = thin_meta_open(meta_bdev, block_sectors, !pt->requested.read_only,
+	pool->tm = thin_meta_open(pool->meta_bdev, pool->block_sectors, !pt->requested.read_only,
 				  &pool_meta_ops, pool);
 	if (IS_ERR(pool->tm)) {
 		*error = "Error opening or formatting metadata";
-		r = PTR_ERR(pool->tm);
-		goto bad;
+		return PTR_ERR(pool->tm);
 	}
 	r = thin_meta_get_space(pool->tm, &space);
 	if (r) {
 		*error = "Error reading metadata";
 		thin_meta_close(pool->tm);
-		goto bad;
+		return r;
 	}
 	pool->data_limit = space.data_total;
-	list_add(&pool->list, &pools);
-	return pool;
-
-bad:
-	destroy(pool);
-	return ERR_PTR(r);
+	return 0;
 }
 
-static struct pool *find(struct pool_target *pt, struct block_device *meta_bdev,
-			 struct block_device *data_bdev, sector_t block_sectors, char **error)
+/* May this table share that pool?  NULL when it is another one. */
+static struct pool *share(struct pool_target *pt, struct block_device *meta_bdev,
+			  struct block_device *data_bdev, sector_t block_sectors, char **error)
 {
 	struct mapped_device *md = dm_table_get_md(pt->ti->table);
 	struct pool *pool;
@@ -251,6 +261,38 @@ static struct pool *find(struct pool_target *pt, struct block_device *meta_bdev,
 	return NULL;
 }
 
+/* Is a pool being opened or closed that this table might share? */
+static struct pool *in_transit(struct mapped_device *md, struct block_device *meta_bdev)
+{
+	struct pool *pool;
+
+	list_for_each_entry(pool, &pools, list)
+		if (pool->in_transit && (pool->md == md || pool->meta_bdev == meta_bdev))
+			return pool;
+	return NULL;
+}
+
+static bool nothing_in_transit(struct mapped_device *md, struct block_device *meta_bdev)
+{
+	bool r;
+
+	mutex_lock(&pools_lock);
+	r = !in_transit(md, meta_bdev);
+	mutex_unlock(&pools_lock);
+	return r;
+}
+
+/* The pool has arrived, or has gone. */
+static void end_transit(struct pool *pool, bool keep)
+{
+	mutex_lock(&pools_lock);
+	pool->in_transit = false;
+	if (!keep)
+		list_del(&pool->list);
+	mutex_unlock(&pools_lock);
+	wake_up_all(&pools_wait);
+}
+
 /**
  * pool_get - the pool of one more table
  * @pt: the table, its requested features known
@@ -259,22 +301,49 @@ static struct pool *find(struct pool_target *pt, struct block_device *meta_bdev,
  * @block_sectors: data block size in sectors
  * @error: gets the reason of a failure
  *
- * Formats blank metadata.  Return: the pool, or ERR_PTR() (behaviour 2.3, 2.4).
+ * Formats blank metadata; waits for a pool of the same device that is just
+ * being closed.  Return: the pool, or ERR_PTR() (behaviour 2.3, 2.4).
  */
 struct pool *pool_get(struct pool_target *pt, struct block_device *meta_bdev,
 		      struct block_device *data_bdev, sector_t block_sectors, char **error)
 {
+	struct mapped_device *md = dm_table_get_md(pt->ti->table);
+	bool found = true;
 	struct pool *pool;
+	int r;
 
 	mutex_lock(&pools_lock);
-	pool = find(pt, meta_bdev, data_bdev, block_sectors, error);
-	if (!pool)
-		pool = create(pt, meta_bdev, data_bdev, block_sectors, error);
+	while (in_transit(md, meta_bdev)) {
+		mutex_unlock(&pools_lock);
+		wait_event(pools_wait, nothing_in_transit(md, meta_bdev));
+		mutex_lock(&pools_lock);
+	}
+	pool = share(pt, meta_bdev, data_bdev, block_sectors, error);
+	if (!pool) {
+		found = false;
+		pool = create(pt, meta_bdev, data_bdev, block_sectors);
+		if (pool) {
+			pool->in_transit = true;
+			list_add(&pool->list, &pools);
+		} else {
+			*error = "Error allocating memory for pool";
+			pool = ERR_PTR(-ENOMEM);
+		}
+	}
 	if (!IS_ERR(pool)) {
 		pool->ref++;
 		pool->nr_targets++;
 	}
 	mutex_unlock(&pools_lock);
+	if (found || IS_ERR(pool))
+		return pool;
+
+	r = open_pool(pool, pt, error);
+	end_transit(pool, !r);
+	if (r) {
+		destroy(pool);
+		return ERR_PTR(r);
+	}
 	return pool;
 }
 
@@ -290,7 +359,7 @@ struct pool *pool_find_by_md(struct mapped_device *md)
 
 	mutex_lock(&pools_lock);
 	list_for_each_entry(pool, &pools, list) {
-		if (pool->md == md) {
+		if (pool->md == md && !pool->in_transit) {
 			pool->ref++;
 			found = pool;
 			break;
@@ -311,7 +380,6 @@ static void close_pool(struct pool *pool)
 	struct thin_vol *vol, *tmp;
 	int r;
 
-	list_del(&pool->list);
 	mutex_lock(&pool->tts_lock);
 	/* After this nobody looks at a volume's handle, except its worker. */
 	mutex_lock(&pool->state_lock);
@@ -359,10 +427,12 @@ void pool_put_target(struct pool *pool, struct pool_target *pt)
 	mutex_lock(&pools_lock);
 	last = !--pool->nr_targets;
 	if (last)
-		close_pool(pool);
+		pool->in_transit = true;
 	mutex_unlock(&pools_lock);
 
 	if (last) {
+		close_pool(pool);
+		end_transit(pool, false);
 		mutex_lock(&pool->tts_lock);
 		resume_thins(pool);
 		mutex_unlock(&pool->tts_lock);

@@ -303,11 +303,9 @@ static int pool_preresume(struct dm_target *ti)
 {
 	struct pool_target *pt = ti->private;
 	struct pool *pool = pt->pool;
-	int r;
+	int r = 0;
 
-	r = pool_bind(pool, pt);
-	if (r)
-		return r;
+	pool_bind(pool, pt);
 	mutex_lock(&pool->state_lock);
 	if (pool->mode != PM_FAIL)
 		r = grow(pt);

@@ -35,17 +35,16 @@ DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
  * @expect: data block it is mapped to now, or THIN_EXPECT_HOLE
  * @works: the new work is added here
  *
- * Return: false when there is no room or memory for another work; @bio has
+ * Return: false when there is no memory for another work; @bio has
  * left the epoch then and is the caller's.
  */
 bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 expect,
 			struct list_head *works)
 {
 	struct thin_bio *tb = thin_bio(bio);
-	struct thin_work *work = NULL;
+	struct thin_work *work;
 
-	if (vol->nr_busy < THIN_MAX_WORKS)
-		work = mempool_alloc(&vol->pool->work_mempool, GFP_NOWAIT);
+	work = mempool_alloc(&vol->pool->work_mempool, GFP_NOWAIT);
 	if (!work) {
 		thin_epoch_leave(vol, tb);
 		return false;
@@ -187,7 +186,6 @@ static void overwrite(struct thin_work *work)
 	struct thin_bio *tb = thin_bio(bio);
 
 	tb->work = work;
-	tb->iter = bio->bi_iter;
 	if (bio->bi_opf & REQ_FUA) {
 		tb->durable = true;
 		bio->bi_opf &= ~REQ_FUA;
@@ -252,6 +250,11 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 			give_up(vol, works, false);
 			return;
 		}
+		if (r == -ENOMEM && !thin_meta_rolled_back(pool->tm)) {
+			/* The pool's waker tries again. */
+			give_up(vol, works, false);
+			return;
+		}
 		if (r) {
 			pool_metadata_failed(pool, "allocation of data blocks", r);
 			give_up(vol, works, true);
@@ -303,16 +306,13 @@ static void restart(struct thin_work *work)
 	struct bio *bio = work->overwrite;
 	struct bio_list bios;
 
+	/* A bio that has ended cannot be issued again.  Nobody else maps this range, so it is lost. */
 	if (bio) {
-		struct thin_bio *tb = thin_bio(bio);
-
-		bio->bi_iter = tb->iter;
-		bio->bi_status = BLK_STS_OK;
-		/* Left at 0 when a lower layer split the bio. */
-		atomic_set(&bio->__bi_remaining, 1);
-		if (tb->durable)
-			bio->bi_opf |= REQ_FUA;
-		tb->durable = false;
+		DMERR_LIMIT("%s: block %llu of device %u has changed under a write",
+			    dm_device_name(vol->pool->md), work->busy.begin, vol->id);
+		work->overwrite = NULL;
+		thin_bio(bio)->durable = false;
+		thin_end_bio(bio, BLK_STS_IOERR);
 	}
 	bio_list_init(&bios);
 	unreserve(work);
@@ -392,19 +392,18 @@ static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, 
 static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
 {
 	struct pool *pool = vol->pool;
-	unsigned int i, left;
+	unsigned int i;
 
-	left = insert_some(vol, batch, nr);
-	while (left) {
-		/* Metadata is short: what the open transaction has freed will do, or nothing. */
-		nr = pool_commit(pool) ? 0 : left;
-		if (nr)
-			left = insert_some(vol, batch, nr);
-		if (left == nr || !nr) {
-			for (i = 0; i < left; i++)
-				fail(batch[i], pool_error_status(pool));
-			break;
-		}
+	/*
+	 * Metadata is short when some are left: a commit makes what the open
+	 * transaction has freed available, or tells that there is nothing.
+	 */
+	while ((nr = insert_some(vol, batch, nr))) {
+		if (!pool_commit(pool) && pool_mode(pool) <= PM_OUT_OF_DATA_SPACE)
+			continue;
+		for (i = 0; i < nr; i++)
+			fail(batch[i], pool_error_status(pool));
+		break;
 	}
 	pool_after_change(pool);
 }

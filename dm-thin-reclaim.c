@@ -16,12 +16,17 @@
  *
  * Rounds.  One round is in progress at a time and takes all sets that are
  * queued when it begins, in order; it asks for an epoch of each volume at
- * once.  Only the work item touches the lists of a round.
+ * once.  Only the work item touches the lists of a round.  A bio that hangs
+ * therefore stops all reclaiming of its pool: writers then wait a bounded time
+ * before the pool counts as full.
  */
 #include "dm-thin.h"
 
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+
+/* Pages that one step of a discard may need, and another volume's beside it. */
+#define SPARE_DROPS	40
 
 /* A page full of runs of data blocks. */
 struct thin_passdown {
@@ -61,26 +66,28 @@ void thin_reclaim_prepare_drops(struct pool *pool)
 {
 	struct thin_passdown *p;
 
-	if (READ_ONCE(pool->spare_drops))
-		return;
-	p = kmalloc(sizeof(*p), GFP_NOIO);
-	if (!p)
-		return;
-	spin_lock_irq(&pool->lock);
-	if (!pool->spare_drops)
-		swap(p, pool->spare_drops);
-	spin_unlock_irq(&pool->lock);
-	kfree(p);
+	while (READ_ONCE(pool->nr_spare_drops) < SPARE_DROPS) {
+		p = kmalloc(sizeof(*p), GFP_NOIO);
+		if (!p)
+			return;
+		spin_lock_irq(&pool->lock);
+		list_add(&p->list, &pool->spare_drops);
+		WRITE_ONCE(pool->nr_spare_drops, pool->nr_spare_drops + 1);
+		spin_unlock_irq(&pool->lock);
+	}
 }
 
 static struct thin_passdown *add_page(struct pool *pool)
 {
-	struct thin_passdown *p = pool->spare_drops;
+	struct thin_passdown *p;
 
-	if (p)
-		pool->spare_drops = NULL;
-	else
+	if (pool->nr_spare_drops) {
+		p = list_first_entry(&pool->spare_drops, struct thin_passdown, list);
+		list_del(&p->list);
+		WRITE_ONCE(pool->nr_spare_drops, pool->nr_spare_drops - 1);
+	} else {
 		p = kmalloc(sizeof(*p), GFP_ATOMIC | __GFP_NOWARN);
+	}
 	if (p) {
 		p->nr = 0;
 		list_add_tail(&p->list, &pool->open_drops);
@@ -158,7 +165,7 @@ void thin_reclaim_abort(struct pool *pool)
  */
 void thin_reclaim_freed(struct pool *pool, struct thin_freed *set)
 {
-	/* Losing the set would lose the blocks until the pool is opened again. */
+	/* Called under the metadata lock.  Losing the set would lose the blocks until the pool is opened again. */
 	struct freed_set *fs = kmalloc(sizeof(*fs), GFP_NOIO | __GFP_NOFAIL);
 
 	fs->set = set;
@@ -210,13 +217,24 @@ static void discard_blocks(struct pool *pool, u64 begin, u64 end)
 			     pool_block_sector(pool, end - begin), GFP_NOIO);
 }
 
+/* Writers that wait for space are patient meanwhile. */
+static void set_passing_down(struct pool *pool, bool on)
+{
+	spin_lock_irq(&pool->lock);
+	pool->passing_down = on;
+	if (pool->space_deadline)
+		pool->space_deadline = (jiffies + THIN_SPACE_WAIT) | 1;
+	spin_unlock_irq(&pool->lock);
+}
+
 static void pass_down(struct pool *pool, struct freed_set *fs)
 {
 	struct thin_passdown *p;
 	unsigned int i;
 
-	if (!bdev_max_discard_sectors(pool->data_bdev))
+	if (list_empty(&fs->drops) || !bdev_max_discard_sectors(pool->data_bdev))
 		return;
+	set_passing_down(pool, true);
 	list_for_each_entry(p, &fs->drops, list) {
 		for (i = 0; i < p->nr; i++) {
 			u64 begin = p->run[i].begin, end = begin + p->run[i].len, free_end;
@@ -229,6 +247,7 @@ static void pass_down(struct pool *pool, struct freed_set *fs)
 			}
 		}
 	}
+	set_passing_down(pool, false);
 }
 
 static void end_round(struct pool *pool)
@@ -315,6 +334,7 @@ int thin_reclaim_init(struct pool *pool)
 	INIT_LIST_HEAD(&pool->round_vols);
 	INIT_LIST_HEAD(&pool->open_drops);
 	INIT_LIST_HEAD(&pool->frozen_drops);
+	INIT_LIST_HEAD(&pool->spare_drops);
 	pool->reclaim_wq = alloc_workqueue("dm-thin-reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	return pool->reclaim_wq ? 0 : -ENOMEM;
 }
@@ -330,5 +350,5 @@ void thin_reclaim_exit(struct pool *pool)
 	destroy_workqueue(pool->reclaim_wq);
 	free_drops(&pool->open_drops);
 	free_drops(&pool->frozen_drops);
-	kfree(pool->spare_drops);
+	free_drops(&pool->spare_drops);
 }

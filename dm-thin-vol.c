@@ -111,8 +111,8 @@ void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
 
 	spin_lock_irqsave(&vol->lock, flags);
 	bio_list_add(&vol->deferred, bio);
-	spin_unlock_irqrestore(&vol->lock, flags);
 	thin_vol_kick(vol);
+	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
 /**
@@ -128,9 +128,9 @@ void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 		return;
 	spin_lock_irqsave(&vol->lock, flags);
 	bio_list_merge(&vol->deferred, bios);
-	spin_unlock_irqrestore(&vol->lock, flags);
 	bio_list_init(bios);
 	thin_vol_kick(vol);
+	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
 /**
@@ -147,7 +147,7 @@ void thin_vol_hold(struct thin_vol *vol, struct bio *bio)
 	bool requeue;
 
 	spin_lock_irqsave(&vol->lock, flags);
-	requeue = thin_bio(bio)->tt->requeue;
+	requeue = thin_requeues(thin_bio(bio)->tt);
 	if (!requeue)
 		bio_list_add(&vol->held, bio);
 	spin_unlock_irqrestore(&vol->lock, flags);
@@ -210,19 +210,23 @@ static void sort_into(struct rb_root *root, struct bio *bio)
 	rb_insert_color(&thin_bio(bio)->node, root);
 }
 
-static void map_gathered(struct thin_vol *vol)
+static void map_gathered(struct thin_vol *vol, struct list_head *works)
 {
 	struct rb_root sorted = RB_ROOT;
-	struct bio_list bios, again;
+	struct bio_list bios;
 	struct rb_node *n;
 	struct bio *bio;
-	LIST_HEAD(works);
 
-	bio_list_init(&again);
 	spin_lock_irq(&vol->lock);
 	bios = vol->deferred;
 	bio_list_init(&vol->deferred);
 	spin_unlock_irq(&vol->lock);
+
+	/* Those that found no room come again when half of it is free. */
+	if (vol->nr_busy <= THIN_MAX_WORKS / 2) {
+		bio_list_merge_head(&bios, &vol->parked);
+		bio_list_init(&vol->parked);
+	}
 
 	while ((bio = bio_list_pop(&bios)))
 		sort_into(&sorted, bio);
@@ -232,16 +236,8 @@ static void map_gathered(struct thin_vol *vol)
 
 		rb_erase(n, &sorted);
 		bio = dm_bio_from_per_bio_data(tb, sizeof(*tb));
-		if (!thin_map_deferred(vol, bio, &works))
-			bio_list_add(&again, bio);
-	}
-	thin_provision_start(vol, &works);
-
-	/* No room for more: the end of a work, or the pool's waker, comes back to these. */
-	if (!bio_list_empty(&again)) {
-		spin_lock_irq(&vol->lock);
-		bio_list_merge_head(&vol->deferred, &again);
-		spin_unlock_irq(&vol->lock);
+		if (!thin_map_deferred(vol, bio, works))
+			bio_list_add(&vol->parked, bio);
 	}
 }
 
@@ -250,17 +246,21 @@ static void work_on_vol(struct work_struct *ws)
 	struct thin_vol *vol = container_of(ws, struct thin_vol, work);
 	unsigned int noio = memalloc_noio_save();
 	struct blk_plug plug;
+	unsigned int busy = vol->nr_busy;
+	LIST_HEAD(works);
 	bool more;
 
+	/* Lookups first: they do not wait for a commit, which changes do. */
 	blk_start_plug(&plug);
+	map_gathered(vol, &works);
 	thin_provision_finish(vol);
+	thin_provision_start(vol, &works);
 	more = thin_discard_step(vol);
-	map_gathered(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
 
 	/* One step at a time, so that a long discard does not hold up writers. */
-	if (more)
+	if (more || (!bio_list_empty(&vol->parked) && vol->nr_busy < busy))
 		thin_vol_kick(vol);
 }
 
@@ -280,6 +280,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	spin_lock_init(&vol->lock);
 	bio_list_init(&vol->deferred);
 	bio_list_init(&vol->held);
+	bio_list_init(&vol->parked);
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
 	INIT_LIST_HEAD(&vol->done);
@@ -350,17 +351,20 @@ void thin_vol_wait_idle(struct thin_vol *vol)
 void thin_vol_close(struct thin_vol *vol)
 {
 	struct pool *pool = vol->pool;
+	struct thin_dev *td = vol->td;
 
 	lockdep_assert_held(&pool->tts_lock);
-	if (!vol->td)
+	if (!td)
 		return;
 	thin_vol_wait_idle(vol);
 	cancel_work_sync(&vol->work);
 	spin_lock_irq(&pool->lock);
 	list_del_init(&vol->list);
 	spin_unlock_irq(&pool->lock);
-	thin_meta_close_dev(vol->td);
-	vol->td = NULL;
+	/* A status method may be looking, inside an epoch. */
+	WRITE_ONCE(vol->td, NULL);
+	synchronize_srcu(&vol->srcu);
+	thin_meta_close_dev(td);
 }
 
 /**

@@ -235,20 +235,20 @@ static int thin_preresume(struct dm_target *ti)
 
 /* ---- status and limits ---- */
 
-static void emit_info(struct thin_target *tt, char *result, unsigned int maxlen)
+static void emit_info(struct thin_target *tt, struct thin_dev *td, char *result,
+		      unsigned int maxlen)
 {
-	struct thin_vol *vol = tt->vol;
 	u64 block_sectors = tt->pool->block_sectors;
 	unsigned int sz = 0;
 	u64 mapped, highest;
 	int r;
 
-	r = thin_dev_mapped_blocks(vol->td, &mapped);
+	r = thin_dev_mapped_blocks(td, &mapped);
 	if (r)
 		goto error;
 	DMEMIT("%llu ", mapped * block_sectors);
 
-	r = thin_dev_highest_block(vol->td, &highest);
+	r = thin_dev_highest_block(td, &highest);
 	if (r == -ENODATA)
 		DMEMIT("-");
 	else if (r)
@@ -259,7 +259,7 @@ static void emit_info(struct thin_target *tt, char *result, unsigned int maxlen)
 
 error:
 	DMERR("%s: query of device %u failed: error = %d",
-	      dm_device_name(tt->pool->md), vol->id, r);
+	      dm_device_name(tt->pool->md), tt->vol->id, r);
 	scnprintf(result, maxlen, "Error");
 }
 
@@ -267,21 +267,21 @@ static void thin_status(struct dm_target *ti, status_type_t type, unsigned int s
 			char *result, unsigned int maxlen)
 {
 	struct thin_target *tt = ti->private;
+	struct thin_dev *td;
 	unsigned int sz = 0;
+	int idx;
 
 	*result = '\0';
 	switch (type) {
 	case STATUSTYPE_INFO:
-		/*
-		 * The record's handle on the metadata goes with the pool.  Not
-		 * tts_lock: its holder may wait for this device's readers.
-		 */
-		mutex_lock(&tt->pool->state_lock);
-		if (tt->pool->gone || pool_mode(tt->pool) == PM_FAIL)
+		/* The handle goes with the pool, but not while an epoch lasts. */
+		idx = srcu_read_lock(&tt->vol->srcu);
+		td = READ_ONCE(tt->vol->td);
+		if (!td || pool_mode(tt->pool) == PM_FAIL)
 			DMEMIT("Fail");
 		else
-			emit_info(tt, result, maxlen);
-		mutex_unlock(&tt->pool->state_lock);
+			emit_info(tt, td, result, maxlen);
+		srcu_read_unlock(&tt->vol->srcu, idx);
 		break;
 	case STATUSTYPE_TABLE:
 		DMEMIT("%s %u", tt->pool_dev->name, tt->vol->id);

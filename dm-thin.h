@@ -84,13 +84,12 @@ struct pool_features {
 	bool error_if_no_space;
 };
 
-struct thin_passdown;
-
 /**
  * struct pool - one open pool
  * @list: in the global list while the metadata is open
  * @ref: tables of the pool and of its thins; pools_lock
  * @nr_targets: tables of the pool; with the last one the metadata is closed; pools_lock
+ * @in_transit: being opened or closed, not to be shared; pools_lock
  * @md: the pool's mapped device
  * @meta_bdev: metadata device, held open by the tables
  * @data_bdev: data device, held open by the tables
@@ -109,6 +108,7 @@ struct thin_passdown;
  * @data_limit: committed number of data blocks; no bio goes beyond
  * @target_blocks: data blocks that the bound table has room for, or 0
  * @vols: open volumes; lock
+ * @commit_wanted: somebody asked for a commit
  * @commit_bios: bios that end when a commit has made their volume durable; lock
  * @space_deadline: writers wait for freed blocks until then; 0: nobody waits; lock
  * @data_flushes: data-device flushes that commits have begun
@@ -117,6 +117,7 @@ struct pool {
 	struct list_head list;
 	unsigned int ref;
 	unsigned int nr_targets;
+	bool in_transit;
 
 	struct mapped_device *md;
 	struct block_device *meta_bdev;
@@ -141,6 +142,7 @@ struct pool {
 	u64 data_limit;
 	u64 target_blocks;
 	struct delayed_work no_space_timer;
+	unsigned long no_space_expires;
 
 	spinlock_t lock;		/* vols and the queues below */
 	struct list_head vols;
@@ -155,6 +157,7 @@ struct pool {
 	struct work_struct commit_work;
 	struct delayed_work waker;
 	struct bio_list commit_bios;
+	bool commit_wanted;
 	unsigned long space_deadline;
 	u64 data_flushes;
 	struct bio flush_bio;
@@ -166,12 +169,14 @@ struct pool {
 	wait_queue_head_t reclaim_wait;
 	struct list_head freed_sets;
 	bool reclaiming;
+	bool passing_down;
 	struct list_head round_sets;
 	struct list_head round_vols;
 	atomic_t round_pending;
 	struct list_head open_drops;
 	struct list_head frozen_drops;
-	struct thin_passdown *spare_drops;
+	struct list_head spare_drops;
+	unsigned int nr_spare_drops;
 };
 
 /**
@@ -195,10 +200,11 @@ struct pool_target {
  * struct thin_vol - one device id that some table has open
  * @ref: users, and an epoch in progress
  * @users: tables; tts_lock
- * @td: the metadata's handle; NULL once the pool is gone
+ * @td: the metadata's handle; NULL once closed, which waits for an epoch
  * @srcu: its readers are the bios and copies that use a data block
  * @deferred: bios for the worker
  * @held: bios that wait for data space
+ * @parked: writes that found no room in road 2; worker only
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping
  * @nr_busy: how many; @idle is woken when there are none
  * @done: works whose I/O has ended
@@ -217,6 +223,7 @@ struct thin_vol {
 	spinlock_t lock;		/* deferred, held, done */
 	struct bio_list deferred;
 	struct bio_list held;
+	struct bio_list parked;
 	struct rb_root busy;
 	unsigned int nr_busy;
 	wait_queue_head_t idle;
@@ -295,14 +302,12 @@ struct thin_work {
 /**
  * struct thin_discard - a discard on road 3
  * @next: first block that is not unmapped yet
- * @retried: the last step had to wait for a commit
  */
 struct thin_discard {
 	struct thin_busy busy;
 	struct list_head list;
 	struct bio *bio;
 	u64 next;
-	bool retried;
 };
 
 /**
@@ -311,7 +316,6 @@ struct thin_discard {
  * @work: the work that this bio is the whole-block write of
  * @epoch: reader index in the volume's domain, or -1
  * @durable: when its write has ended, the bio waits for a commit
- * @iter: the range, for a bio that must be issued again
  */
 struct thin_bio {
 	struct thin_target *tt;
@@ -319,7 +323,6 @@ struct thin_bio {
 	struct thin_work *work;
 	int epoch;
 	bool durable;
-	struct bvec_iter iter;
 };
 
 /* ---- small things ---- */
@@ -344,6 +347,15 @@ static inline u64 pool_block(const struct pool *pool, sector_t sector)
 static inline sector_t pool_block_sector(const struct pool *pool, u64 block)
 {
 	return pool->block_shift >= 0 ? block << pool->block_shift : block * pool->block_sectors;
+}
+
+/*
+ * Does a bio of this table go back to the core?  The core takes it only as
+ * long as it knows of the noflush suspend, which may be interrupted.
+ */
+static inline bool thin_requeues(struct thin_target *tt)
+{
+	return READ_ONCE(tt->requeue) && dm_noflush_suspending(tt->ti);
 }
 
 static inline void thin_end_bio(struct bio *bio, blk_status_t status)
@@ -447,9 +459,10 @@ void pool_check_space_locked(struct pool *pool);
 void pool_check_data_low_water(struct pool *pool, u64 want);
 void pool_no_data_space(struct pool *pool);
 void pool_space_found(struct pool *pool);
+bool pool_has_found_space(struct pool *pool);
 void pool_recheck_held(struct pool *pool);
 blk_status_t pool_error_status(struct pool *pool);
-int pool_bind(struct pool *pool, struct pool_target *pt);
+void pool_bind(struct pool *pool, struct pool_target *pt);
 void pool_unbind(struct pool *pool, struct pool_target *pt);
 void pool_mode_init(struct pool *pool);
 
