@@ -11,6 +11,7 @@
 #include "world.h"
 
 #define RANDOM_CUTS 3
+#define MAX_CUTS 100
 
 /* The layer itself opens the image, agrees with the model and goes on working. */
 static void reopen(struct disk *d, const struct state *s, const char *where)
@@ -119,6 +120,9 @@ void crash_cuts(struct world *w, struct state **allowed, size_t nr)
 	for (i = 0; i < d->nr_events; i++)
 		supers += d->events[i].type == EV_WRITE && !d->events[i].block;
 	for (upto = 0; upto <= d->nr_events; upto++) {
+		/* Of a very long commit a sample, and all of its end. */
+		if (upto + 8 < d->nr_events && d->nr_events > MAX_CUTS && rng_below(&w->cut_rng, d->nr_events) > MAX_CUTS)
+			continue;
 		/* Between the two, one state or the other is on the disk. */
 		for (safe = upto; safe && d->events[safe - 1].type != EV_FLUSH; safe--)
 			;
