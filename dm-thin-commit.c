@@ -80,11 +80,12 @@ int pool_commit_locked(struct pool *pool)
 	int r;
 
 	lockdep_assert_held(&pool->state_lock);
-	if (pool->mode == PM_FAIL)
-		return -EIO;
-	/* What came before the mode may have been committed by another. */
-	if (pool->mode >= PM_OUT_OF_METADATA_SPACE)
+	if (pool->mode >= PM_OUT_OF_METADATA_SPACE) {
+		if (pool->mode == PM_FAIL || thin_meta_rolled_back(pool->tm))
+			return -EIO;
+		/* What came before the mode may have been committed by another. */
 		return thin_meta_changed(pool->tm) ? -EPERM : 0;
+	}
 
 	r = thin_meta_commit(pool->tm);
 	if (r)
@@ -114,7 +115,10 @@ int pool_commit(struct pool *pool)
  * thin_is_durable - has a volume nothing uncommitted?
  * @vol: volume
  *
- * Any context.  What changed it before a bio that has ended is seen.
+ * Any context.
+ *
+ * Return: true when it has none; what changed it before a bio that has ended
+ * is seen.
  */
 bool thin_is_durable(struct thin_vol *vol)
 {

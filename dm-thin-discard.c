@@ -33,7 +33,9 @@ static bool whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *en
  * @tt: the table
  * @bio: the discard, of any length
  *
- * Submit context.  Return: a DM_MAPIO_* value.
+ * Submit context.
+ *
+ * Return: a DM_MAPIO_* value.
  */
 int thin_discard_map(struct thin_target *tt, struct bio *bio)
 {

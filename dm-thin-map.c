@@ -118,7 +118,9 @@ static int try_map(struct thin_target *tt, struct bio *bio)
  * @tt: the table
  * @bio: the core's clone; lies in one block unless it is a discard
  *
- * Submit context: does not block.  Return: a DM_MAPIO_* value (behaviour 8).
+ * Submit context: does not block.
+ *
+ * Return: a DM_MAPIO_* value (behaviour 8).
  */
 int thin_map_bio(struct thin_target *tt, struct bio *bio)
 {

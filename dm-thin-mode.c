@@ -315,8 +315,8 @@ void pool_space_found(struct pool *pool)
  * pool_has_found_space - could a pool that is out of data space go on?
  * @pool: pool
  *
- * True when blocks can be had that came back without a commit, which is what
- * otherwise ends the mode.
+ * Return: true when blocks can be had that came back without a commit, which
+ * is what otherwise ends the mode.
  */
 bool pool_has_found_space(struct pool *pool)
 {

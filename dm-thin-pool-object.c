@@ -302,7 +302,9 @@ static void end_transit(struct pool *pool, bool keep)
  * @error: gets the reason of a failure
  *
  * Formats blank metadata; waits for a pool of the same device that is just
- * being closed.  Return: the pool, or ERR_PTR() (behaviour 2.3, 2.4).
+ * being closed.
+ *
+ * Return: the pool, or ERR_PTR() (behaviour 2.3, 2.4).
  */
 struct pool *pool_get(struct pool_target *pt, struct block_device *meta_bdev,
 		      struct block_device *data_bdev, sector_t block_sectors, char **error)

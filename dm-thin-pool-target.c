@@ -277,7 +277,7 @@ static int grow(struct pool_target *pt)
 	if (s.data_new == s.data_old && s.meta_new == s.meta_old)
 		return 0;
 	if (thin_meta_needs_check(pool->tm)) {
-		DMERR("%s: unable to take over new sizes until repaired.", dm_device_name(pool->md));
+		DMERR("%s: unable to use new sizes until repaired.", dm_device_name(pool->md));
 		return 0;
 	}
 	if (pool->mode >= PM_READ_ONLY)

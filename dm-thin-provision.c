@@ -20,7 +20,7 @@
 #include <linux/module.h>
 
 DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
-	"Share of the time, in percent, that copying and zeroing of blocks may use");
+					    "Share of the time, in percent, for copies and zeroes");
 
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
@@ -306,7 +306,7 @@ static void restart(struct thin_work *work)
 	struct bio *bio = work->overwrite;
 	struct bio_list bios;
 
-	/* A bio that has ended cannot be issued again.  Nobody else maps this range, so it is lost. */
+	/* A bio that has ended cannot be issued again; nor does anybody else map this range. */
 	if (bio) {
 		DMERR_LIMIT("%s: block %llu of device %u has changed under a write",
 			    dm_device_name(vol->pool->md), work->busy.begin, vol->id);

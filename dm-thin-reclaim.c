@@ -165,7 +165,7 @@ void thin_reclaim_abort(struct pool *pool)
  */
 void thin_reclaim_freed(struct pool *pool, struct thin_freed *set)
 {
-	/* Called under the metadata lock.  Losing the set would lose the blocks until the pool is opened again. */
+	/* Under the metadata lock.  A lost set would keep its blocks until the pool is closed. */
 	struct freed_set *fs = kmalloc(sizeof(*fs), GFP_NOIO | __GFP_NOFAIL);
 
 	fs->set = set;

@@ -20,6 +20,8 @@
  * @vol: volume; called by its worker
  * @begin: first virtual block
  * @end: one past the last
+ *
+ * Return: the range or NULL.
  */
 struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
 {

@@ -97,8 +97,11 @@ struct pool_features {
  * @block_sectors: data block size in sectors
  * @block_shift: log2 of it, or -1
  * @gone: the pool's last table went: everything fails; written under state_lock
+ * @tts_lock: see above
  * @suspended: no thin tables may be made; tts_lock
  * @tts: tables of thins; tts_lock
+ * @unpinned: woken when a table of @tts may go
+ * @state_lock: see above
  * @mode: written under state_lock
  * @bound: the table in control, or NULL; state_lock
  * @features: those in force; written under state_lock
@@ -107,11 +110,36 @@ struct pool_features {
  * @was_out_of_data: out of data space since last in write mode: waiters get ENOSPC
  * @data_limit: committed number of data blocks; no bio goes beyond
  * @target_blocks: data blocks that the bound table has room for, or 0
+ * @no_space_timer: ends the patience of a full pool
+ * @no_space_expires: when, in jiffies
+ * @lock: see above
  * @vols: open volumes; lock
+ * @wq: runs the volumes' workers
+ * @work_mempool: struct thin_work
+ * @discard_mempool: struct thin_discard
+ * @copier: copies and zeroes blocks
+ * @commit_wq: runs commits, the waker and the timer
+ * @commit_work: commits what bios or others asked for
+ * @waker: once a second while the pool is resumed
  * @commit_wanted: somebody asked for a commit
  * @commit_bios: bios that end when a commit has made their volume durable; lock
  * @space_deadline: writers wait for freed blocks until then; 0: nobody waits; lock
  * @data_flushes: data-device flushes that commits have begun
+ * @flush_bio: the one of the commit in progress
+ * @flush_done: completed when it has ended
+ * @reclaim_wq: runs @reclaim_work
+ * @reclaim_work: begins and ends rounds
+ * @reclaim_wait: woken when there is nothing to reclaim
+ * @freed_sets: waiting for a round; lock
+ * @reclaiming: a round is in progress; written under lock
+ * @passing_down: discards of the data device are in progress; lock
+ * @round_sets: of the round in progress
+ * @round_vols: those asked for an epoch
+ * @round_pending: those whose epoch has not passed
+ * @open_drops: runs unmapped by discards in the open transaction; lock
+ * @frozen_drops: the same of the transaction being committed; lock
+ * @spare_drops: empty pages for them; lock
+ * @nr_spare_drops: how many; written under lock
  */
 struct pool {
 	struct list_head list;
@@ -181,6 +209,11 @@ struct pool {
 
 /**
  * struct pool_target - one table of the pool device
+ * @ti: the core's side of it
+ * @pool: the pool
+ * @meta_dev: metadata device
+ * @data_dev: data device
+ * @low_water: low-water mark of the table line, in blocks
  * @requested: the features of the table line
  * @passdown: passing discards down is asked for and possible
  * @wanted: the mode a resume tries to enter; follows the pool's mode
@@ -198,17 +231,25 @@ struct pool_target {
 
 /**
  * struct thin_vol - one device id that some table has open
+ * @list: in pool->vols
+ * @pool: the pool
+ * @id: device id
  * @ref: users, and an epoch in progress
  * @users: tables; tts_lock
  * @td: the metadata's handle; NULL once closed, which waits for an epoch
  * @srcu: its readers are the bios and copies that use a data block
- * @deferred: bios for the worker
- * @held: bios that wait for data space
+ * @lock: see above
+ * @deferred: bios for the worker; lock
+ * @held: bios that wait for data space; lock
  * @parked: writes that found no room in road 2; worker only
- * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping
- * @nr_busy: how many; @idle is woken when there are none
- * @done: works whose I/O has ended
- * @discards: discards in progress
+ * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; worker only
+ * @nr_busy: how many; written by the worker
+ * @idle: woken when there are none
+ * @done: works whose I/O has ended; lock
+ * @discards: discards in progress; worker only
+ * @work: the worker
+ * @rcu: for an epoch
+ * @round_node: in pool->round_vols
  * @ins: the worker's batch of insertions
  */
 struct thin_vol {
@@ -239,11 +280,17 @@ struct thin_vol {
 
 /**
  * struct thin_target - one table of a thin
+ * @ti: the core's side of it
+ * @pool: the pool
+ * @vol: the volume
  * @node: in pool->tts; tts_lock
+ * @md: mapped device that the table is of
  * @holds_suspend: the internal suspension of the mapped device is on this
  *	table's account; tts_lock
  * @pinned: that is being done, so the table must stay; tts_lock
- * @origin_len: size of the external origin in sectors
+ * @pool_dev: the pool's device
+ * @origin_dev: external origin, or NULL
+ * @origin_len: its size in sectors
  * @requeue: a noflush suspend is going on; written under vol->lock
  */
 struct thin_target {
@@ -262,6 +309,7 @@ struct thin_target {
 
 /**
  * struct thin_busy - a range of virtual blocks that belongs to one work or discard
+ * @node: in vol->busy
  * @begin: first block
  * @end: one past the last
  * @waiters: bios that start again, or go on, when the range is released
@@ -277,8 +325,10 @@ struct thin_busy {
  * struct thin_work - a virtual block on road 2
  * @busy: the block, and the bios that are issued when it is mapped
  * @list: in the worker's list, then in vol->done
+ * @vol: the volume
  * @tt: target of the first bio (its external origin is copied from)
  * @block: reserved data block, valid when @reserved
+ * @reserved: the reservation is this work's
  * @expect: what the virtual block is mapped to now, or THIN_EXPECT_HOLE
  * @epoch: reader index held while the old block is copied, or -1
  * @overwrite: the bio that covers the whole block and is issued to it directly
@@ -301,6 +351,9 @@ struct thin_work {
 
 /**
  * struct thin_discard - a discard on road 3
+ * @busy: its whole blocks
+ * @list: in vol->discards
+ * @bio: the discard
  * @next: first block that is not unmapped yet
  */
 struct thin_discard {
@@ -312,6 +365,7 @@ struct thin_discard {
 
 /**
  * struct thin_bio - per-bio data of a thin
+ * @tt: the table it came through
  * @node: for sorting in the worker
  * @work: the work that this bio is the whole-block write of
  * @epoch: reader index in the volume's domain, or -1
