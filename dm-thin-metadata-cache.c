@@ -31,7 +31,7 @@
 #include "compat/shrinker.h"
 
 #define CHUNK_SHIFT		6
-#define CHUNK_WORDS		(1U << CHUNK_SHIFT)
+#define CHUNK_WORDS		64U
 
 #define WORD_UNKNOWN		(~0ULL)
 #define WORD_HOLE		(~0ULL - 1)
@@ -64,7 +64,16 @@ static unsigned long max_chunks(void)
 	return bytes / sizeof(struct cache_chunk);
 }
 
+static_assert(CHUNK_WORDS == 1U << CHUNK_SHIFT);
+
 /* ---- chunks ---- */
+
+/* Whoever sees the word sees what the device was before it: see thin_dev_find(). */
+static void publish_word(struct cache_chunk *chunk, u64 vblock, u64 word)
+{
+	/* Pairs with the acquire in dev_cache_find(). */
+	smp_store_release(&chunk->words[vblock % CHUNK_WORDS], word);
+}
 
 static void free_chunk(struct rcu_head *rcu)
 {
@@ -197,8 +206,10 @@ int dev_cache_find(struct thin_dev *td, u64 vblock, u64 *value)
 
 	rcu_read_lock();
 	chunk = xa_load(&td->cache, vblock >> CHUNK_SHIFT);
-	if (chunk)
+	if (chunk) {
+		/* Pairs with the release in publish_word(). */
 		word = smp_load_acquire(&chunk->words[vblock % CHUNK_WORDS]);
+	}
 	rcu_read_unlock();
 
 	if (word == WORD_UNKNOWN)
@@ -233,7 +244,7 @@ static void fill_words(struct cache_chunk *chunk, u64 base, const struct bt_leaf
 			continue;
 		if (entry < nr && bt_key(leaf->node, entry) == base + i)
 			word = leaf_word(leaf->node, entry++);
-		smp_store_release(&chunk->words[i], word);
+		publish_word(chunk, i, word);
 	}
 }
 
@@ -295,7 +306,7 @@ void dev_cache_set(struct thin_dev *td, u64 vblock, u64 value)
 	rcu_read_lock();
 	chunk = xa_load(&td->cache, index);
 	if (chunk)
-		smp_store_release(&chunk->words[vblock % CHUNK_WORDS], value);
+		publish_word(chunk, vblock, value);
 	rcu_read_unlock();
 	if (chunk)
 		return;
@@ -331,7 +342,7 @@ void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend)
 		rcu_read_lock();
 		chunk = xa_load(&td->cache, index);
 		for (i = base < vbegin ? vbegin - base : 0; chunk && i < end; i++)
-			smp_store_release(&chunk->words[i], WORD_HOLE);
+			publish_word(chunk, i, WORD_HOLE);
 		rcu_read_unlock();
 	}
 }

@@ -493,6 +493,7 @@ static int create_snap(struct thin_meta *tm, u32 id, struct thin_dev *origin)
 		r = tm_inc(&tm->tm, origin->root);
 	if (!r) {
 		tm->time++;
+		/* Pairs with the acquire in thin_dev_find(). */
 		smp_store_release(&origin->snapshotted_time, tm->time);
 		dev_note_change(origin);
 		r = add_device(tm, id, origin->root, origin->mapped_blocks);

@@ -2,7 +2,7 @@
 /*
  * Counting references and finding free blocks; see the header.
  */
-#include "space-map.h"
+#include "space-map-region.h"
 
 #include <linux/bitops.h>
 #include <linux/gfp.h>
@@ -12,248 +12,6 @@
 #include <linux/string.h>
 
 #include "transaction-manager.h"
-
-#define NR_WORDS		ARRAY_SIZE(((struct disk_bitmap *)0)->words)
-#define ENTRIES_PER_WORD	32
-#define EVEN_BITS		0x5555555555555555ULL
-
-/* Clean bitmaps kept loaded: 4 MiB.  The metadata map never has more than 255. */
-#define KEEP_LOADED		1024
-
-static void complain(struct pd_sm *sm, u64 block, const char *what)
-{
-	bm_complain(sm->tm->bm, block, PD_BITMAP, what, -EILSEQ);
-}
-
-/* ---- entries ---- */
-
-/* The even bit weighs 2, the odd one 1 (format 6.3). */
-static u32 get_entry(const struct disk_bitmap *bitmap, u32 i)
-{
-	u32 pair = le64_to_cpu(bitmap->words[i / ENTRIES_PER_WORD]) >>
-		   (2 * (i % ENTRIES_PER_WORD)) & 3;
-
-	return (pair & 1) << 1 | pair >> 1;
-}
-
-static void store_entry(struct disk_bitmap *bitmap, u32 i, u32 count)
-{
-	u32 shift = 2 * (i % ENTRIES_PER_WORD);
-	u64 pair = (count & 1) << 1 | count >> 1;
-	__le64 *word = &bitmap->words[i / ENTRIES_PER_WORD];
-
-	*word = cpu_to_le64((le64_to_cpu(*word) & ~(3ULL << shift)) | pair << shift);
-}
-
-/* The even bit of every pair that is not zero. */
-static u64 used_pairs(u64 word)
-{
-	return (word | word >> 1) & EVEN_BITS;
-}
-
-static void set_entry(struct sm_region *r, u32 i, u32 count)
-{
-	u32 before = get_entry(r->cur, i);
-
-	store_entry(r->cur, i, count);
-	if (!before && count) {
-		r->nr_free--;
-		if (r->first_free == i)
-			r->first_free++;
-	} else if (before && !count) {
-		r->nr_free++;
-		r->first_free = min(r->first_free, i);
-	}
-}
-
-static void recount(struct sm_region *r)
-{
-	u32 used = 0, i;
-
-	r->first_free = SM_ENTRIES_PER_BITMAP;
-	for (i = 0; i < NR_WORDS; i++) {
-		u64 pairs = used_pairs(le64_to_cpu(r->cur->words[i]));
-
-		used += hweight64(pairs);
-		if (pairs != EVEN_BITS && r->first_free == SM_ENTRIES_PER_BITMAP)
-			r->first_free = i * ENTRIES_PER_WORD +
-					__ffs64(~pairs & EVEN_BITS) / 2;
-	}
-	r->nr_free = SM_ENTRIES_PER_BITMAP - used;
-	r->exact = true;
-}
-
-/* Pairs of one word that cannot be taken: counted now or then, or held. */
-static u64 busy_pairs(const struct sm_region *r, u32 word)
-{
-	u64 bits = le64_to_cpu(r->cur->words[word]);
-
-	if (r->old)
-		bits |= le64_to_cpu(r->old->words[word]);
-	if (r->held)
-		bits |= r->held[word];
-	return used_pairs(bits);
-}
-
-/* ---- regions ---- */
-
-static void free_bitmap(struct disk_bitmap **bitmap)
-{
-	free_page((unsigned long)*bitmap);
-	*bitmap = NULL;
-}
-
-static void unload(struct pd_sm *sm, struct sm_region *r)
-{
-	if (r->cur) {
-		free_bitmap(&r->cur);
-		sm->nr_loaded--;
-	}
-}
-
-/* In a dirty region the commit may have to note what was freed: it cannot fail then. */
-static void drop_held(struct sm_region *r)
-{
-	if (r->held && !r->nr_held && list_empty(&r->dirty)) {
-		free_page((unsigned long)r->held);
-		r->held = NULL;
-	}
-}
-
-/**
- * sm_get_region() - the region of a bitmap
- * @sm: the map
- * @index: number of the bitmap, below that of the last
- * @region: set
- *
- * Return: 0, -ENOMEM or the errno of a read.
- */
-int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region)
-{
-	struct sm_region *r = xa_load(&sm->regions, index);
-	bool fresh = !r;
-	int err;
-
-	if (r && !r->stale) {
-		*region = r;
-		return 0;
-	}
-	if (fresh) {
-		r = kzalloc(sizeof(*r), GFP_NOIO);
-		if (!r)
-			return -ENOMEM;
-		r->index = index;
-		INIT_LIST_HEAD(&r->dirty);
-	}
-	err = sm_read_entry(sm, r);
-	if (!err && fresh)
-		err = xa_err(xa_store(&sm->regions, index, r, GFP_NOIO));
-	if (err) {
-		if (fresh)
-			kfree(r);
-		return err;
-	}
-	r->stale = false;
-	r->exact = false;
-	*region = r;
-	return 0;
-}
-
-/* Clean bitmaps are a cache of what dm-bufio has, too. */
-static void shed(struct pd_sm *sm)
-{
-	struct sm_region *r;
-	unsigned long index;
-
-	if (sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
-		return;
-	xa_for_each(&sm->regions, index, r)
-		if (list_empty(&r->dirty))
-			unload(sm, r);
-}
-
-/* Entries past the end would become counts when the map grows (format 6.3). */
-static void clear_tail(struct pd_sm *sm, struct sm_region *r)
-{
-	u64 base = r->index * SM_ENTRIES_PER_BITMAP;
-	u32 i;
-
-	if (sm->nr_blocks - base >= SM_ENTRIES_PER_BITMAP)
-		return;
-	for (i = sm->nr_blocks - base; i < SM_ENTRIES_PER_BITMAP; i++)
-		store_entry(r->cur, i, 0);
-}
-
-static int load(struct pd_sm *sm, struct sm_region *r)
-{
-	struct dm_buffer *buffer;
-	const void *data;
-	unsigned long page;
-	int err;
-
-	if (r->cur)
-		return 0;
-	shed(sm);
-	page = get_zeroed_page(GFP_NOIO);
-	if (!page)
-		return -ENOMEM;
-	if (r->bitmap) {
-		err = bm_read(sm->tm->bm, r->bitmap, PD_BITMAP, true, &buffer, &data);
-		if (err) {
-			free_page(page);
-			return err;
-		}
-		memcpy((void *)page, data, PD_BLOCK_SIZE);
-		bm_put(buffer);
-	}
-	r->cur = (struct disk_bitmap *)page;
-	sm->nr_loaded++;
-	clear_tail(sm, r);
-	recount(r);
-	return 0;
-}
-
-/* Make ready for a change: both versions in memory, listed for the layout. */
-static int touch(struct pd_sm *sm, struct sm_region *r)
-{
-	int err = load(sm, r);
-
-	if (err)
-		return err;
-	if (!r->old) {
-		r->old = (struct disk_bitmap *)__get_free_page(GFP_NOIO);
-		if (!r->old)
-			return -ENOMEM;
-		memcpy(r->old, r->cur, PD_BLOCK_SIZE);
-	}
-	if (list_empty(&r->dirty)) {
-		list_add_tail(&r->dirty, &sm->dirty);
-		sm->nr_dirty++;
-	}
-	return 0;
-}
-
-static int touch_held(struct sm_region *r)
-{
-	if (!r->held)
-		r->held = (u64 *)get_zeroed_page(GFP_NOIO);
-	return r->held ? 0 : -ENOMEM;
-}
-
-static int find_entry(struct pd_sm *sm, u64 block, struct sm_region **region, u32 *i)
-{
-	u64 index = div_u64_rem(block, SM_ENTRIES_PER_BITMAP, i);
-	int err;
-
-	if (block >= sm->nr_blocks) {
-		complain(sm, block, "count of a block past the end");
-		return -EILSEQ;
-	}
-	err = sm_get_region(sm, index, region);
-	if (!err)
-		err = load(sm, *region);
-	return err;
-}
 
 /**
  * sm_init() - an empty map of no blocks
@@ -273,8 +31,8 @@ void sm_init(struct pd_sm *sm, struct pd_tm *tm, bool is_data)
 
 static void free_region(struct pd_sm *sm, struct sm_region *r)
 {
-	unload(sm, r);
-	free_bitmap(&r->old);
+	sm_unload(sm, r);
+	sm_free_bitmap(&r->old);
 	free_page((unsigned long)r->held);
 	xa_erase(&sm->regions, r->index);
 	kfree(r);
@@ -291,13 +49,13 @@ void sm_abort(struct pd_sm *sm)
 
 	xa_for_each(&sm->regions, index, r) {
 		INIT_LIST_HEAD(&r->dirty);
-		drop_held(r);
+		sm_drop_held(r);
 		if (!r->held) {
 			free_region(sm, r);
 			continue;
 		}
-		unload(sm, r);
-		free_bitmap(&r->old);
+		sm_unload(sm, r);
+		sm_free_bitmap(&r->old);
 		r->new_bitmap = 0;
 		r->stale = true;
 	}
@@ -378,10 +136,10 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count)
 	u32 i;
 	int err;
 
-	err = find_entry(sm, block, &r, &i);
+	err = sm_find_entry(sm, block, &r, &i);
 	if (err)
 		return err;
-	*count = get_entry(r->cur, i);
+	*count = sm_get_entry(r->cur, i);
 	if (*count == 3)
 		err = overflow_count(sm, block, count);
 	return err;
@@ -401,16 +159,16 @@ int sm_inc(struct pd_sm *sm, u64 block)
 	u32 i, count;
 	int err;
 
-	err = find_entry(sm, block, &r, &i);
+	err = sm_find_entry(sm, block, &r, &i);
 	if (!err)
-		err = touch(sm, r);
+		err = sm_touch(sm, r);
 	if (err)
 		return err;
 
-	count = get_entry(r->cur, i);
+	count = sm_get_entry(r->cur, i);
 	if (!count) {
 		/* It may be reserved for, or still be read by, somebody else. */
-		complain(sm, block, "reference to a free block");
+		sm_complain(sm, block, "reference to a free block");
 		return -EILSEQ;
 	}
 	if (count == 3) {
@@ -418,7 +176,7 @@ int sm_inc(struct pd_sm *sm, u64 block)
 		if (err)
 			return err;
 		if (count == U32_MAX) {
-			complain(sm, block, "count too high");
+			sm_complain(sm, block, "count too high");
 			return -EOVERFLOW;
 		}
 	}
@@ -428,7 +186,7 @@ int sm_inc(struct pd_sm *sm, u64 block)
 		if (err)
 			return err;
 	}
-	set_entry(r, i, min_t(u32, count, 3));
+	sm_set_entry(r, i, min_t(u32, count, 3));
 	return 0;
 }
 
@@ -441,8 +199,8 @@ static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i)
 {
 	sm->nr_allocated--;
 	if (sm->is_data)
-		store_entry(r->old, i, 1);
-	if (get_entry(r->old, i))
+		sm_store_entry(r->old, i, 1);
+	if (sm_get_entry(r->old, i))
 		sm->nr_freed++;
 }
 
@@ -462,17 +220,17 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 	int err;
 
 	*freed = false;
-	err = find_entry(sm, block, &r, &i);
+	err = sm_find_entry(sm, block, &r, &i);
 	if (!err)
-		err = touch(sm, r);
+		err = sm_touch(sm, r);
 	if (!err && sm->is_data)
-		err = touch_held(r);
+		err = sm_touch_held(r);
 	if (err)
 		return err;
 
-	count = get_entry(r->cur, i);
+	count = sm_get_entry(r->cur, i);
 	if (!count) {
-		complain(sm, block, "count below zero");
+		sm_complain(sm, block, "count below zero");
 		return -EILSEQ;
 	}
 	if (count == 3) {
@@ -483,7 +241,7 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 			return err;
 	}
 	count--;
-	set_entry(r, i, min_t(u32, count, 3));
+	sm_set_entry(r, i, min_t(u32, count, 3));
 	if (!count) {
 		*freed = true;
 		note_freed(sm, r, i);
@@ -499,13 +257,13 @@ static u32 first_takeable(const struct sm_region *r, u32 from, u32 to)
 	u32 i = max(from, r->first_free);
 
 	while (i < to) {
-		u32 word = i / ENTRIES_PER_WORD;
-		u64 takeable = ~busy_pairs(r, word) & EVEN_BITS;
+		u32 word = i / SM_ENTRIES_PER_WORD;
+		u64 takeable = ~sm_busy_pairs(r, word) & SM_EVEN_BITS;
 
-		takeable &= ~0ULL << (2 * (i % ENTRIES_PER_WORD));
+		takeable &= ~0ULL << (2 * (i % SM_ENTRIES_PER_WORD));
 		if (takeable)
-			return min_t(u32, to, word * ENTRIES_PER_WORD + __ffs64(takeable) / 2);
-		i = (word + 1) * ENTRIES_PER_WORD;
+			return min_t(u32, to, word * SM_ENTRIES_PER_WORD + __ffs64(takeable) / 2);
+		i = (word + 1) * SM_ENTRIES_PER_WORD;
 	}
 	return to;
 }
@@ -527,7 +285,7 @@ static int scan(struct pd_sm *sm, u64 from, u64 to, bool trust_hints, struct sm_
 		from = base + SM_ENTRIES_PER_BITMAP;
 		if (!r->nr_free && (r->exact || trust_hints))
 			continue;
-		err = load(sm, r);
+		err = sm_load(sm, r);
 		if (err)
 			return err;
 		i = first_takeable(r, i, end);
@@ -540,8 +298,18 @@ static int scan(struct pd_sm *sm, u64 from, u64 to, bool trust_hints, struct sm_
 	return -ENOSPC;
 }
 
-/* From the cursor to the end, then from the start; then once more, trusting no hint. */
-static int find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry)
+/**
+ * sm_find_free() - a block that can be taken
+ * @sm: the map
+ * @region: set to its region, loaded
+ * @entry: set to its entry
+ *
+ * Searches from the cursor to the end, then from the start; then once more,
+ * trusting no hint.
+ *
+ * Return: 0, -ENOSPC, or as sm_load().
+ */
+int sm_find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry)
 {
 	u64 limit = sm->is_data ? min(sm->durable_blocks, sm->nr_blocks) : sm->nr_blocks;
 	bool trust_hints = true;
@@ -575,131 +343,20 @@ int sm_alloc(struct pd_sm *sm, u64 *block)
 	u32 i;
 	int err;
 
-	err = find_free(sm, &r, &i);
+	err = sm_find_free(sm, &r, &i);
 	if (!err)
-		err = touch(sm, r);
+		err = sm_touch(sm, r);
 	if (err)
 		return err;
 	*block = r->index * SM_ENTRIES_PER_BITMAP + i;
 	if (*block == SUPERBLOCK_LOCATION && sm->durable_blocks) {
-		complain(sm, *block, "superblock counted free");
+		sm_complain(sm, *block, "superblock counted free");
 		return -EILSEQ;
 	}
-	set_entry(r, i, 1);
+	sm_set_entry(r, i, 1);
 	sm->nr_allocated++;
 	sm->cursor = *block + 1;
 	return 0;
-}
-
-/**
- * sm_reserve() - take a run of data blocks, in memory only
- * @sm: the map of data blocks
- * @want: blocks wished for, at least 1
- * @begin: set to the first block
- * @len: set to how many it became, at least 1
- *
- * Return: 0, -ENOSPC, -ENOMEM, or the errno of a read.
- */
-int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len)
-{
-	u64 limit = min(sm->durable_blocks, sm->nr_blocks);
-	struct sm_region *r;
-	u32 i, end, n = 0;
-	int err;
-
-	err = find_free(sm, &r, &i);
-	if (!err)
-		err = touch_held(r);
-	if (err)
-		return err;
-
-	*begin = r->index * SM_ENTRIES_PER_BITMAP + i;
-	end = min_t(u64, SM_ENTRIES_PER_BITMAP, limit - r->index * SM_ENTRIES_PER_BITMAP);
-	end = min_t(u64, end - i, want) + i;
-	for (; i < end; i++, n++) {
-		u32 shift = 2 * (i % ENTRIES_PER_WORD);
-
-		if (busy_pairs(r, i / ENTRIES_PER_WORD) >> shift & 1)
-			break;
-		r->held[i / ENTRIES_PER_WORD] |= 1ULL << shift;
-	}
-	r->nr_held += n;
-	sm->nr_reserved += n;
-	*len = n;
-	sm->cursor = *begin + n;
-	return 0;
-}
-
-static bool end_reservation(struct pd_sm *sm, struct sm_region *r, u32 i)
-{
-	u64 bit = 1ULL << (2 * (i % ENTRIES_PER_WORD));
-
-	if (!r || !r->held || !(r->held[i / ENTRIES_PER_WORD] & bit))
-		return false;
-	r->held[i / ENTRIES_PER_WORD] &= ~bit;
-	r->nr_held--;
-	sm->nr_reserved--;
-	return true;
-}
-
-/**
- * sm_unreserve() - give reserved data blocks back unused
- * @sm: the map of data blocks
- * @begin: first block
- * @len: blocks
- */
-void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len)
-{
-	for (; len; begin++, len--) {
-		u32 i;
-		u64 index = div_u64_rem(begin, SM_ENTRIES_PER_BITMAP, &i);
-
-		WARN_ON_ONCE(!end_reservation(sm, xa_load(&sm->regions, index), i));
-	}
-}
-
-/**
- * sm_take_reserved() - count a reserved data block, it becomes 1
- * @sm: the map of data blocks
- * @block: which
- *
- * Return: 0, -EINVAL for a block that is not reserved, -ENOMEM, or the errno of
- * a read.
- */
-int sm_take_reserved(struct pd_sm *sm, u64 block)
-{
-	struct sm_region *r;
-	u32 i;
-	int err;
-
-	err = find_entry(sm, block, &r, &i);
-	if (!err)
-		err = touch(sm, r);
-	if (err)
-		return err;
-	if (get_entry(r->cur, i) || !end_reservation(sm, r, i))
-		return -EINVAL;
-	set_entry(r, i, 1);
-	sm->nr_allocated++;
-	return 0;
-}
-
-/**
- * sm_untake() - a counted block becomes reserved again
- * @sm: the map of data blocks; its transaction is going to be aborted
- * @block: of sm_take_reserved() under the same hold of the lock
- */
-void sm_untake(struct pd_sm *sm, u64 block)
-{
-	u32 i;
-	u64 index = div_u64_rem(block, SM_ENTRIES_PER_BITMAP, &i);
-	struct sm_region *r = xa_load(&sm->regions, index);
-
-	if (WARN_ON_ONCE(!r || !r->held))
-		return;
-	r->held[i / ENTRIES_PER_WORD] |= 1ULL << (2 * (i % ENTRIES_PER_WORD));
-	r->nr_held++;
-	sm->nr_reserved++;
 }
 
 /**
@@ -716,7 +373,7 @@ void sm_recount(struct pd_sm *sm)
 		u64 entries = min_t(u64, left, SM_ENTRIES_PER_BITMAP);
 		struct sm_region *r;
 
-		if (sm_get_region(sm, i, &r) || (!r->exact && load(sm, r)))
+		if (sm_get_region(sm, i, &r) || (!r->exact && sm_load(sm, r)))
 			return;
 		/* The entries past the end are zero, and count as free. */
 		used += SM_ENTRIES_PER_BITMAP - r->nr_free;
@@ -763,7 +420,7 @@ int sm_resize(struct pd_sm *sm, u64 nr_blocks)
 		/* Loading clears what is past the old end. */
 		err = sm_get_region(sm, sm->nr_blocks / SM_ENTRIES_PER_BITMAP, &last);
 		if (!err)
-			err = touch(sm, last);
+			err = sm_touch(sm, last);
 		if (err)
 			return err;
 	}
@@ -791,131 +448,4 @@ int sm_resize(struct pd_sm *sm, u64 nr_blocks)
 	WRITE_ONCE(sm->nr_blocks, nr_blocks);
 	sm->hints_checked = false;
 	return 0;
-}
-
-/* ---- the end of a transaction ---- */
-
-/* Turn the old counts into the set of blocks freed since, and hold those. */
-static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed_page *page)
-{
-	u32 i, nr = 0;
-
-	for (i = 0; i < NR_WORDS; i++) {
-		u64 freed = used_pairs(le64_to_cpu(r->old->words[i])) &
-			    ~used_pairs(le64_to_cpu(r->cur->words[i]));
-
-		page->words[i] = freed;
-		/* sm_dec() has seen to it that there is a page to note it in. */
-		if (freed && !WARN_ON_ONCE(!r->held)) {
-			r->held[i] |= freed << 1;
-			nr += hweight64(freed);
-		}
-	}
-	r->nr_held += nr;
-	sm->nr_quarantined += nr;
-	return nr;
-}
-
-/**
- * sm_settle() - the transaction is durable
- * @sm: the map, laid out and written
- *
- * Return: for a map of data blocks, the blocks that lost their last reference
- * and are in quarantine until sm_release(); NULL when there are none.
- */
-struct sm_freed_page *sm_settle(struct pd_sm *sm)
-{
-	struct sm_freed_page *pages = NULL, *page;
-	struct sm_region *r, *tmp;
-
-	list_for_each_entry_safe(r, tmp, &sm->dirty, dirty) {
-		list_del_init(&r->dirty);
-		r->bitmap = r->new_bitmap;
-		r->new_bitmap = 0;
-		if (r->old && sm->is_data && sm->nr_freed) {
-			/* The words sit at the same place in both structures. */
-			page = (struct sm_freed_page *)r->old;
-			if (collect_freed(sm, r, page)) {
-				page->region = r->index;
-				page->next = pages;
-				pages = page;
-				r->old = NULL;
-			}
-		}
-		free_bitmap(&r->old);
-		drop_held(r);
-	}
-	sm->nr_dirty = 0;
-	sm->nr_freed = 0;
-	sm->nr_overflow = 0;
-	WRITE_ONCE(sm->durable_blocks, sm->nr_blocks);
-	return pages;
-}
-
-/**
- * sm_release() - end the quarantine of a set
- * @sm: the map of data blocks
- * @pages: of sm_settle()
- */
-void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
-{
-	while (pages) {
-		struct sm_freed_page *page = pages;
-		struct sm_region *r = xa_load(&sm->regions, page->region);
-		u32 i;
-
-		pages = page->next;
-		for (i = 0; i < NR_WORDS; i++) {
-			u32 nr = hweight64(page->words[i]);
-
-			r->held[i] &= ~(page->words[i] << 1);
-			r->nr_held -= nr;
-			sm->nr_quarantined -= nr;
-		}
-		drop_held(r);
-		free_page((unsigned long)page);
-	}
-}
-
-static bool in_set(const struct sm_freed_page *page, u32 i)
-{
-	return page->words[i / ENTRIES_PER_WORD] >> (2 * (i % ENTRIES_PER_WORD)) & 1;
-}
-
-/**
- * sm_freed_next() - first run of a range that is in a set
- * @pages: of sm_settle(), not yet released
- * @begin: start of the range
- * @end: one past its end
- * @free_begin: set to the first block in the set
- * @free_end: set to one past the run; a run ends where its region does
- *
- * Needs no lock, a set does not change.
- *
- * Return: false when the set has no block of the range.
- */
-bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
-		   u64 *free_end)
-{
-	while (begin < end) {
-		u32 i, stop;
-		u64 index = div_u64_rem(begin, SM_ENTRIES_PER_BITMAP, &i);
-		u64 base = index * SM_ENTRIES_PER_BITMAP;
-		const struct sm_freed_page *page = pages;
-
-		while (page && page->region != index)
-			page = page->next;
-		stop = min_t(u64, SM_ENTRIES_PER_BITMAP, end - base);
-		while (page && i < stop && !in_set(page, i))
-			i++;
-		if (page && i < stop) {
-			*free_begin = base + i;
-			while (i < stop && in_set(page, i))
-				i++;
-			*free_end = base + i;
-			return true;
-		}
-		begin = base + SM_ENTRIES_PER_BITMAP;
-	}
-	return false;
 }

@@ -129,21 +129,23 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count);
 int sm_inc(struct pd_sm *sm, u64 block);
 int sm_dec(struct pd_sm *sm, u64 block, bool *freed);
 int sm_alloc(struct pd_sm *sm, u64 *block);
+int sm_find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry);
 int sm_check_resize(struct pd_sm *sm, u64 nr_blocks, u64 *bitmaps);
 int sm_resize(struct pd_sm *sm, u64 nr_blocks);
 void sm_recount(struct pd_sm *sm);
 
+/* space-map-region.c */
+int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
+
+/* space-map-data.c: reservations and quarantine */
 int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
 void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
 int sm_take_reserved(struct pd_sm *sm, u64 block);
 void sm_untake(struct pd_sm *sm, u64 block);
-
 struct sm_freed_page *sm_settle(struct pd_sm *sm);
 void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
 bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
 		   u64 *free_end);
-
-int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
 
 /* space-map-disk.c: opening, laying out, writing */
 int sm_create(struct pd_sm *sm);

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What only the map of data blocks has: reservations, and the quarantine of
+ * blocks that are free but may still be reached by bios under way.
+ */
+#include "space-map-region.h"
+
+#include <linux/bitops.h>
+#include <linux/gfp.h>
+#include <linux/kernel.h>
+#include <linux/math64.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "transaction-manager.h"
+
+/* ---- reservations ---- */
+
+/**
+ * sm_reserve() - take a run of data blocks, in memory only
+ * @sm: the map of data blocks
+ * @want: blocks wished for, at least 1
+ * @begin: set to the first block
+ * @len: set to how many it became, at least 1
+ *
+ * Return: 0, -ENOSPC, -ENOMEM, or the errno of a read.
+ */
+int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len)
+{
+	u64 limit = min(sm->durable_blocks, sm->nr_blocks);
+	struct sm_region *r;
+	u32 i, end, n = 0;
+	int err;
+
+	err = sm_find_free(sm, &r, &i);
+	if (!err)
+		err = sm_touch_held(r);
+	if (err)
+		return err;
+
+	*begin = r->index * SM_ENTRIES_PER_BITMAP + i;
+	end = min_t(u64, SM_ENTRIES_PER_BITMAP, limit - r->index * SM_ENTRIES_PER_BITMAP);
+	end = min_t(u64, end - i, want) + i;
+	for (; i < end; i++, n++) {
+		u32 shift = 2 * (i % SM_ENTRIES_PER_WORD);
+
+		if (sm_busy_pairs(r, i / SM_ENTRIES_PER_WORD) >> shift & 1)
+			break;
+		r->held[i / SM_ENTRIES_PER_WORD] |= 1ULL << shift;
+	}
+	r->nr_held += n;
+	sm->nr_reserved += n;
+	*len = n;
+	sm->cursor = *begin + n;
+	return 0;
+}
+
+static bool end_reservation(struct pd_sm *sm, struct sm_region *r, u32 i)
+{
+	u64 bit = 1ULL << (2 * (i % SM_ENTRIES_PER_WORD));
+
+	if (!r || !r->held || !(r->held[i / SM_ENTRIES_PER_WORD] & bit))
+		return false;
+	r->held[i / SM_ENTRIES_PER_WORD] &= ~bit;
+	r->nr_held--;
+	sm->nr_reserved--;
+	return true;
+}
+
+/**
+ * sm_unreserve() - give reserved data blocks back unused
+ * @sm: the map of data blocks
+ * @begin: first block
+ * @len: blocks
+ */
+void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len)
+{
+	for (; len; begin++, len--) {
+		u32 i;
+		u64 index = div_u64_rem(begin, SM_ENTRIES_PER_BITMAP, &i);
+
+		WARN_ON_ONCE(!end_reservation(sm, xa_load(&sm->regions, index), i));
+	}
+}
+
+/**
+ * sm_take_reserved() - count a reserved data block, it becomes 1
+ * @sm: the map of data blocks
+ * @block: which
+ *
+ * Return: 0, -EINVAL for a block that is not reserved, -ENOMEM, or the errno of
+ * a read.
+ */
+int sm_take_reserved(struct pd_sm *sm, u64 block)
+{
+	struct sm_region *r;
+	u32 i;
+	int err;
+
+	err = sm_find_entry(sm, block, &r, &i);
+	if (!err)
+		err = sm_touch(sm, r);
+	if (err)
+		return err;
+	if (sm_get_entry(r->cur, i) || !end_reservation(sm, r, i))
+		return -EINVAL;
+	sm_set_entry(r, i, 1);
+	sm->nr_allocated++;
+	return 0;
+}
+
+/**
+ * sm_untake() - a counted block becomes reserved again
+ * @sm: the map of data blocks; its transaction is going to be aborted
+ * @block: of sm_take_reserved() under the same hold of the lock
+ */
+void sm_untake(struct pd_sm *sm, u64 block)
+{
+	u32 i;
+	u64 index = div_u64_rem(block, SM_ENTRIES_PER_BITMAP, &i);
+	struct sm_region *r = xa_load(&sm->regions, index);
+
+	if (WARN_ON_ONCE(!r || !r->held))
+		return;
+	r->held[i / SM_ENTRIES_PER_WORD] |= 1ULL << (2 * (i % SM_ENTRIES_PER_WORD));
+	r->nr_held++;
+	sm->nr_reserved++;
+}
+
+/* ---- the end of a transaction ---- */
+
+/* Turn the old counts into the set of blocks freed since, and hold those. */
+static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed_page *page)
+{
+	u32 i, nr = 0;
+
+	for (i = 0; i < SM_NR_WORDS; i++) {
+		u64 freed = sm_used_pairs(le64_to_cpu(r->old->words[i])) &
+			    ~sm_used_pairs(le64_to_cpu(r->cur->words[i]));
+
+		page->words[i] = freed;
+		/* sm_dec() has seen to it that there is a page to note it in. */
+		if (freed && !WARN_ON_ONCE(!r->held)) {
+			r->held[i] |= freed << 1;
+			nr += hweight64(freed);
+		}
+	}
+	r->nr_held += nr;
+	sm->nr_quarantined += nr;
+	return nr;
+}
+
+/**
+ * sm_settle() - the transaction is durable
+ * @sm: the map, laid out and written
+ *
+ * Return: for a map of data blocks, the blocks that lost their last reference
+ * and are in quarantine until sm_release(); NULL when there are none.
+ */
+struct sm_freed_page *sm_settle(struct pd_sm *sm)
+{
+	struct sm_freed_page *pages = NULL, *page;
+	struct sm_region *r, *tmp;
+
+	list_for_each_entry_safe(r, tmp, &sm->dirty, dirty) {
+		list_del_init(&r->dirty);
+		r->bitmap = r->new_bitmap;
+		r->new_bitmap = 0;
+		if (r->old && sm->is_data && sm->nr_freed) {
+			/* The words sit at the same place in both structures. */
+			page = (struct sm_freed_page *)r->old;
+			if (collect_freed(sm, r, page)) {
+				page->region = r->index;
+				page->next = pages;
+				pages = page;
+				r->old = NULL;
+			}
+		}
+		sm_free_bitmap(&r->old);
+		sm_drop_held(r);
+	}
+	sm->nr_dirty = 0;
+	sm->nr_freed = 0;
+	sm->nr_overflow = 0;
+	WRITE_ONCE(sm->durable_blocks, sm->nr_blocks);
+	return pages;
+}
+
+/**
+ * sm_release() - end the quarantine of a set
+ * @sm: the map of data blocks
+ * @pages: of sm_settle()
+ */
+void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
+{
+	while (pages) {
+		struct sm_freed_page *page = pages;
+		struct sm_region *r = xa_load(&sm->regions, page->region);
+		u32 i;
+
+		pages = page->next;
+		for (i = 0; i < SM_NR_WORDS; i++) {
+			u32 nr = hweight64(page->words[i]);
+
+			r->held[i] &= ~(page->words[i] << 1);
+			r->nr_held -= nr;
+			sm->nr_quarantined -= nr;
+		}
+		sm_drop_held(r);
+		free_page((unsigned long)page);
+	}
+}
+
+static bool in_set(const struct sm_freed_page *page, u32 i)
+{
+	return page->words[i / SM_ENTRIES_PER_WORD] >> (2 * (i % SM_ENTRIES_PER_WORD)) & 1;
+}
+
+/**
+ * sm_freed_next() - first run of a range that is in a set
+ * @pages: of sm_settle(), not yet released
+ * @begin: start of the range
+ * @end: one past its end
+ * @free_begin: set to the first block in the set
+ * @free_end: set to one past the run; a run ends where its region does
+ *
+ * Needs no lock, a set does not change.
+ *
+ * Return: false when the set has no block of the range.
+ */
+bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
+		   u64 *free_end)
+{
+	while (begin < end) {
+		u32 i, stop;
+		u64 index = div_u64_rem(begin, SM_ENTRIES_PER_BITMAP, &i);
+		u64 base = index * SM_ENTRIES_PER_BITMAP;
+		const struct sm_freed_page *page = pages;
+
+		while (page && page->region != index)
+			page = page->next;
+		stop = min_t(u64, SM_ENTRIES_PER_BITMAP, end - base);
+		while (page && i < stop && !in_set(page, i))
+			i++;
+		if (page && i < stop) {
+			*free_begin = base + i;
+			while (i < stop && in_set(page, i))
+				i++;
+			*free_end = base + i;
+			return true;
+		}
+		begin = base + SM_ENTRIES_PER_BITMAP;
+	}
+	return false;
+}
