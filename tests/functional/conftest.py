@@ -25,6 +25,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "improvement(id): fails with the kernel's own module, for the reason in improvements.py")
     config.addinivalue_line("markers", "heavy: too much for an emulated machine, runs with --heavy only")
+    config.addinivalue_line("markers", "udev: with udev at work; so are all that use the fixture group")
     config.addinivalue_line("markers", "deadline(seconds): a longer one than usual")
 
 
@@ -71,6 +72,7 @@ def _expired(_signal, _frame):
 def log(request):
     """Every test: a deadline, and a kernel log without a sign of a bug."""
     mark = request.node.get_closest_marker("deadline")
+    proc.udev("group" in request.fixturenames or request.node.get_closest_marker("udev") is not None)
     signal.signal(signal.SIGALRM, _expired)
     signal.alarm(mark.args[0] if mark else TEST_DEADLINE)
     kernel = kmsg.Log()

@@ -25,20 +25,20 @@ def pool(rig):
     return pool
 
 
-@pytest.mark.parametrize("arguments", ["", "{pool}", "{pool} 0 {disk} more"])
-def test_number_of_arguments(rig, pool, arguments):
+def test_number_of_arguments(rig, pool):
     disk = rig.disk(MIB)
-    assert refused(rig, "0 8192 thin " + arguments.format(pool=pool, disk=disk)) == EINVAL
+    for arguments in ("", f"{pool}", f"{pool} 0 {disk} more"):
+        assert refused(rig, "0 8192 thin " + arguments) == EINVAL, arguments
 
 
-@pytest.mark.parametrize("thin_id", ["x", "-1", "0x0", "16777216", "4294967296"])
-def test_bad_id(rig, pool, thin_id):
-    assert refused(rig, f"0 8192 thin {pool} {thin_id}") == EINVAL
+def test_bad_id(rig, pool):
+    for thin_id in ("x", "-1", "0x0", "16777216", "4294967296"):
+        assert refused(rig, f"0 8192 thin {pool} {thin_id}") == EINVAL, thin_id
 
 
-@pytest.mark.parametrize("thin_id", [1, 16777215])
-def test_missing_id(rig, pool, thin_id):
-    assert refused(rig, f"0 8192 thin {pool} {thin_id}") == errno.ENODATA
+def test_missing_id(rig, pool):
+    for thin_id in (1, 16777215):
+        assert refused(rig, f"0 8192 thin {pool} {thin_id}") == errno.ENODATA, thin_id
 
 
 def test_ids_at_both_ends(rig, pool):

@@ -30,10 +30,27 @@ class Result:
         self.status, self.out, self.err = status, out, err
 
 
+_udev_runs = os.path.exists("/run/udev/control")
+_udev_works = _udev_runs
+
+
+def udev(on):
+    """Let udev work, or rest: its rules cost an emulated machine a second a device, and most tests ask
+    nothing of it. What happens meanwhile waits in its queue."""
+    global _udev_works
+    if _udev_runs and on != _udev_works:
+        if not on:
+            run("udevadm", "settle", check=False)
+        run("udevadm", "control", "--start-exec-queue" if on else "--stop-exec-queue")
+        if on:
+            run("udevadm", "settle", check=False)
+        _udev_works = on
+
+
 def _environment(extra):
     env = dict(os.environ, LC_ALL="C", **(extra or {}))
     # Without udev nobody else makes the nodes under /dev/mapper.
-    if not os.path.exists("/run/udev/control"):
+    if not _udev_works:
         env["DM_DISABLE_UDEV"] = "1"
     return env
 
