@@ -116,12 +116,26 @@ static u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
 	return rng_below(&w->rng, s->max_vblock);
 }
 
+/* Upwards in large pieces, downwards or scattered in small ones: trees of every shape. */
 static void bulk_write(struct world *w, u32 id, u64 v, u64 nr)
 {
-	for (; nr && state_dev(w->open, id) && meta_left(w); v += 64, nr -= min_t(u64, nr, 64)) {
-		look_around(w, id, v, 64);
-		op_write(w, id, v, min_t(u64, nr, 64), false);
-		look_around(w, id, v, 64);
+	unsigned int way = rng_below(&w->rng, 4);
+	u64 n, at = v, span = 4 * nr + 1;
+
+	for (; nr && state_dev(w->open, id) && meta_left(w); nr -= n) {
+		n = min_t(u64, nr, way < 2 ? 64 : 1 + rng_below(&w->rng, 8));
+		if (way == 2)
+			at = at > n ? at - n : 0;
+		else if (way == 3)
+			at = v + rng_below(&w->rng, min_t(u64, span, ~0ULL - 64 - v));
+		at = min_t(u64, at, ~0ULL - 128);
+		if (rng_chance(&w->rng, 25))
+			look_around(w, id, at, n);
+		op_write(w, id, at, n, false);
+		if (rng_chance(&w->rng, 25))
+			look_around(w, id, at, n);
+		if (way < 2)
+			at += n;
 	}
 }
 
