@@ -259,7 +259,8 @@ void disk_mark(struct disk *d)
 	for (i = 0; i < keep; i++)
 		apply(d->base, &d->events[i]);
 	drop_events(d, 0, keep);
-	memmove(d->events, d->events + keep, (d->nr_events - keep) * sizeof(*d->events));
+	if (keep)
+		memmove(d->events, d->events + keep, (d->nr_events - keep) * sizeof(*d->events));
 	d->nr_events -= keep;
 	d->check_order = true;
 }

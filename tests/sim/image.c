@@ -3,7 +3,7 @@
  * Images that others wrote: the layer opens them, reads every mapping as the
  * exact checker does, and can go on from there.
  *
- *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--out FILE]
+ *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--delete] [--out FILE]
  *   sim --huge
  *   sim --make-xml FILE --mappings N --data-blocks N
  */
@@ -106,6 +106,114 @@ static void fill(struct thin_meta *tm, struct check_result *res, u64 old_size, u
 	printf("filled: %llu data blocks handed out, the last of %llu and of %llu among them\n", total, old_size, new_size);
 }
 
+static bool never_stop(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+static struct thin_meta *reopen(struct block_device *bdev, u64 block_size)
+{
+	struct thin_meta *tm = thin_meta_open(bdev, block_size, false, &no_ops, NULL);
+
+	if (IS_ERR(tm))
+		sim_fail("thin_meta_open: error %ld", PTR_ERR(tm));
+	sim_api_end("thin_meta_open");
+	return tm;
+}
+
+/* Somewhere in the middle of deleting @id: the others are whole, it has some of its mappings. */
+static void check_half_deleted(const struct disk *d, const struct check_result *before, u64 id, const char *where)
+{
+	const struct check_dev *b, *c;
+	struct check_result res;
+	size_t i, k = 0, m;
+
+	if (check_image(d, &res, CHECK_LAX))
+		sim_fail("%s: %s", where, res.err);
+	for (i = 0; i < before->live.nr; i++) {
+		b = &before->live.devs[i];
+		c = k < res.live.nr && res.live.devs[k].id == b->id ? &res.live.devs[k++] : NULL;
+		if (!c && b->id != id)
+			sim_fail("%s: device %llu is gone", where, b->id);
+		if (!c)
+			continue;
+		if (b->id != id && c->nr != b->nr)
+			sim_fail("%s: device %llu has %zu mappings of %zu", where, b->id, c->nr, b->nr);
+		for (m = 0; m < b->nr && b->id != id; m++)
+			if (c->maps[m].v != b->maps[m].v || c->maps[m].b != b->maps[m].b)
+				sim_fail("%s: device %llu differs", where, b->id);
+	}
+	if (k != res.live.nr)
+		sim_fail("%s: a device too many", where);
+	check_free(&res);
+}
+
+/*
+ * Deleting a hardly changed snapshot of a large device reads only what is its
+ * own; deleting the device itself goes in steps, and a power cut anywhere in
+ * them leaves it with fewer mappings and all else as it was.
+ */
+static void delete_large(struct disk *d, struct block_device *bdev, const struct check_result *res)
+{
+	const struct check_dev *big = &res->live.devs[0];
+	struct rng rng = { 7 };
+	struct thin_insert ins;
+	struct thin_meta *tm;
+	struct thin_dev *td;
+	u64 begin, len, reads, supers;
+	struct disk *cut;
+	char where[96];
+	size_t i, at;
+	u32 snap = 77;
+	int r;
+
+	for (i = 1; i < res->live.nr; i++)
+		if (res->live.devs[i].nr > big->nr)
+			big = &res->live.devs[i];
+	tm = reopen(bdev, res->data_block_size);
+	must(thin_meta_create_snap(tm, snap, big->id), "create_snap");
+	must(thin_meta_open_dev(tm, snap, &td), "open_dev");
+	for (i = 0; i < 5; i++) {
+		const struct mapping *m = &big->maps[(2 * i + 1) * big->nr / 10];
+
+		must(thin_meta_alloc_data(tm, 1, &begin, &len), "alloc_data");
+		ins = (struct thin_insert){ m->v, begin, m->b, 0 };
+		must(thin_dev_insert(td, &ins, 1), "insert");
+		if (ins.status)
+			sim_fail("insert: status %d", ins.status);
+	}
+	thin_meta_close_dev(td);
+	must(thin_meta_close(tm), "close");
+
+	tm = reopen(bdev, res->data_block_size);
+	reads = d->nr_reads;
+	must(thin_meta_delete(tm, snap, never_stop, NULL), "delete of the snapshot");
+	reads = d->nr_reads - reads;
+	if (reads > 200)
+		sim_fail("deleting a snapshot of %zu mappings with 5 of its own read %llu blocks", big->nr, reads);
+	must(thin_meta_close(tm), "close");
+	check_half_deleted(d, res, ~0ULL, "the snapshot is deleted");
+
+	disk_mark(d);
+	tm = reopen(bdev, res->data_block_size);
+	supers = d->nr_super_writes;
+	r = thin_meta_delete(tm, big->id, never_stop, NULL);
+	must(r, "delete of the large device");
+	must(thin_meta_close(tm), "close");
+	supers = d->nr_super_writes - supers;
+	for (i = 0; i < 12; i++) {
+		at = rng_below(&rng, d->nr_events + 1);
+		snprintf(where, sizeof(where), "power cut behind event %zu of %zu of a delete", at, d->nr_events);
+		cut = disk_cut(d, at, &rng);
+		check_half_deleted(cut, res, big->id, where);
+		disk_free(cut);
+	}
+	check_half_deleted(d, res, big->id, "the large device is deleted");
+	printf("deleted: a snapshot with %llu reads, then device %llu of %zu mappings in %llu commits\n", reads, big->id,
+	       big->nr, supers);
+}
+
 /* A device of 16 GiB and more: only what the format can address is used. */
 static int huge(void)
 {
@@ -193,7 +301,7 @@ int image_main(int argc, char **argv)
 	struct block_device bdev;
 	struct thin_meta *tm;
 	unsigned int flags = 0;
-	bool do_fill = false;
+	bool do_fill = false, do_delete = false;
 	struct disk *d;
 	int i;
 
@@ -206,6 +314,8 @@ int image_main(int argc, char **argv)
 			flags |= CHECK_LAX;
 		} else if (!strcmp(a, "--fill")) {
 			do_fill = true;
+		} else if (!strcmp(a, "--delete")) {
+			do_delete = true;
 		} else if (!v) {
 			goto bad;
 		} else if (i++, !strcmp(a, "--image")) {
@@ -231,6 +341,7 @@ int image_main(int argc, char **argv)
 	if (!file)
 		goto bad;
 	d = disk_load(file, 0);
+	d->record = do_delete;
 	bdev = (struct block_device){ .sectors = d->nr_blocks * 8, .disk = d };
 	if (check_image(d, &res, flags))
 		sim_fail("%s: the checker: %s", file, res.err);
@@ -252,7 +363,9 @@ int image_main(int argc, char **argv)
 	if (do_fill)
 		fill(tm, &res, old_size, grow ? grow : old_size);
 	must(thin_meta_close(tm), "close");
-	if (grow || do_fill) {
+	if (do_delete)
+		delete_large(d, &bdev, &res);
+	if (grow || do_fill || do_delete) {
 		if (check_image(d, &after, flags))
 			sim_fail("%s: written to, then the checker: %s", file, after.err);
 		check_free(&after);
@@ -264,7 +377,7 @@ int image_main(int argc, char **argv)
 	disk_free(d);
 	return 0;
 bad:
-	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--out FILE]\n"
+	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--delete] [--out FILE]\n"
 		"       sim --huge | sim --make-xml FILE --mappings N --data-blocks N\n");
 	return 2;
 }
