@@ -62,7 +62,9 @@ in_build_root() {
 		mount --bind /dev "$root/dev"
 		mount -t proc proc "$root/proc"
 		mount -t tmpfs tmpfs "$root/tmp"
-		exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C "$@"
+		# Not exec: make as the first process of its namespace would survive the signal
+		# that it sends itself on being terminated, and spin.
+		chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C "$@" || exit $?
 	' in_build_root "$root" "$headers" "$dir" "$@"
 }
 
