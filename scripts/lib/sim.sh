@@ -18,7 +18,7 @@ SIM_JOBS=${SIM_JOBS:-2}
 SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-15}
 SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-8}
 SIM_FAULT_BATCHES=${SIM_FAULT_BATCHES:-10}
-SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-12}
+SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-14}
 
 sim_build() {
 	need_host gcc make libc6-dev xz-utils
@@ -115,7 +115,7 @@ sim_list() {
 		done
 	fi
 	for version in 0.9 1; do
-		printf 'restored-%s-small\t%s\n' "$version" "sim_restored $version 20000 20001 50000 8M"
+		printf 'restored-%s-small\t%s\n' "$version" "sim_restored $version 20000 20100 50000 8M"
 		printf 'restored-%s-million-full\t%s\n' "$version" "sim_restored $version 1000000 1000000 1060001 96M"
 		printf 'restored-%s-million-free\t%s\n' "$version" "sim_restored $version 1000000 1000123 1060001 96M"
 	done
@@ -123,7 +123,7 @@ sim_list() {
 }
 
 sim_totals() {
-	[ ! -e "$sim_work/totals" ] || awk '
+	[ ! -s "$sim_work/totals" ] || awk '
 		/operations/ { ops += $2; commits += $4; inserts += $8; }
 		/power cuts/ { cuts += $2; reopened += substr($5, 2); tools += $12; other += $21 }
 		END {
