@@ -6,6 +6,7 @@
  */
 #include <linux/err.h>
 #include <linux/kernel.h>
+#include <linux/shrinker.h>
 #include <stdio.h>
 #include <string.h>
 #include "world.h"
@@ -23,12 +24,15 @@ static void reopen(struct disk *d, const struct state *s, const char *where)
 	struct thin_dev *td;
 	struct thin_range range;
 	struct thin_insert ins;
-	long live = sim_live_allocs;
+	long live;
 	u64 v, begin, len;
 	size_t i, k;
 	int r;
 
 	stats.cut_opens++;
+	/* The mapping cache is one for all pools: this one must find nothing of the other's to drop. */
+	sim_shrink(~0UL);
+	live = sim_live_allocs;
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
 	if (IS_ERR(tm))
 		sim_fail("%s: reopen: error %ld", where, PTR_ERR(tm));
