@@ -256,7 +256,7 @@ void tools_judge(const struct disk *d, bool tools, bool oracle)
 		"	\"$tools/thin_check-1\" -q \"$image\" >>\"$errors\" 2>&1 || { echo 'thin_check 1.x' >>\"$errors\"; exit 1; }\n"
 		"	\"$tools/$dump\" \"$image\" >\"$output\" 2>>\"$errors\" || { echo 'thin_dump' >>\"$errors\"; exit 1; }\n"
 		"fi\n"
-		"[ -z \"$decoder\" ] || python3 \"$decoder\" --strict -q \"$image\" >>\"$errors\" 2>&1\n";
+		"[ -z \"$decoder\" ] || \"${PYTHON:-python3}\" \"$decoder\" --strict -q \"$image\" >>\"$errors\" 2>&1\n";
 	struct slot *s = free_slot();
 	char *argv[] = {
 		"sh", "-c", (char *)script, "judge", s->image, s->output, s->errors,

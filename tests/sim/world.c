@@ -593,6 +593,25 @@ void op_abort(struct world *w)
 	world_what = "abort";
 }
 
+/*
+ * Others may commit before the one whose change failed gets to the rollback:
+ * then what failed either left no trace or nothing is written.
+ */
+static void commit_behind_error(struct world *w)
+{
+	int r;
+
+	if (rng_chance(&w->rng, 50))
+		return;
+	world_what = "commit behind a failed change";
+	r = thin_meta_commit(w->tm);
+	if (!r)
+		settle(w, "thin_meta_commit");
+	else if (r != -EIO && !(r == -ENOSPC && w->tight))
+		sim_fail("thin_meta_commit behind a failed change: error %d", r);
+	sim_api_end("thin_meta_commit");
+}
+
 /* What a failed change leaves is nobody's: as the interface says, abort. */
 static bool survived(struct world *w, const char *what, int r)
 {
@@ -601,6 +620,7 @@ static bool survived(struct world *w, const char *what, int r)
 	/* Some calls answer EIO for a lack of space that left the transaction half changed. */
 	if (injected(w, r)) {
 		sim_api_end(what);
+		commit_behind_error(w);
 		op_abort(w);
 		return false;
 	}
@@ -608,6 +628,7 @@ static bool survived(struct world *w, const char *what, int r)
 		sim_fail("%s: error %d", what, r);
 	stats.nospace++;
 	settle(w, what);
+	commit_behind_error(w);
 	op_abort(w);
 	return false;
 }
