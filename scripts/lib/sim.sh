@@ -35,6 +35,11 @@ sim_build() {
 sim_find_oracle() {
 	sim_oracle=${THINFMT:-$SRC/../shared/oracle/thinfmt.py}
 	[ -e "$sim_oracle" ] && command -v python3 >/dev/null || sim_oracle=
+	# The interpreter itself: a version manager's wrapper costs more than the judgement.
+	if [ -n "$sim_oracle" ]; then
+		PYTHON=$(python3 -c 'import sys; print(sys.executable)')
+		export PYTHON
+	fi
 	sim_golden=$SRC/../shared/oracle/golden
 }
 
@@ -64,7 +69,7 @@ sim_golden_image() {
 	local xz=$1 img
 	img=$sim_work/$(basename "$xz" .xz)
 	xz -dc "$xz" >"$img"
-	python3 "$sim_oracle" --xml "$img" >"$img.xml"
+	"$PYTHON" "$sim_oracle" --xml "$img" >"$img.xml"
 	"$sim_bin" --image "$img" --lax --xml "$img.xml" --grow-data 120000 --fill --out "$img.grown"
 	sim_tools_agree "$img.grown"
 	rm -f "$img" "$img.xml" "$img.grown"
@@ -73,7 +78,7 @@ sim_golden_image() {
 sim_tools_agree() {
 	"$sim_tools/thin_check-0.9" "$1"
 	"$sim_tools/thin_check-1" -q "$1"
-	if [ -n "$sim_oracle" ]; then python3 "$sim_oracle" -q "$1"; fi
+	if [ -n "$sim_oracle" ]; then "$PYTHON" "$sim_oracle" -q "$1"; fi
 }
 
 # Metadata of thin_restore: read, grown by what follows the last block, filled to the last block.
