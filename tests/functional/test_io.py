@@ -4,7 +4,8 @@ import os
 import random
 
 import pytest
-from lib import io, metadata
+from lib import io, metadata, proc, tree
+from lib.proc import wait_for
 from lib.thin import KIB, MIB
 
 BLOCK_SIZES = [128, 384, 2048]
@@ -253,8 +254,6 @@ def test_flush_without_changes_commits_nothing(rig):
 
 
 def test_pool_commits_by_itself(rig):
-    from lib.proc import wait_for
-
     pool = rig.pool()
     thin = pool.thin(0)
     thin.fill_blocks(0, 4, seed=1)
@@ -284,12 +283,10 @@ def test_queue_limits(rig):
 
 
 @pytest.mark.parametrize("fs", ["ext4", "xfs"])
-def test_mkfs_and_fstrim(rig, fs, tmp_path_factory):
-    from lib import proc
-
+def test_mkfs_and_fstrim(rig, fs):
     pool = rig.pool(size=512 * MIB)
     thin = pool.thin(0)
-    proc.run(f"mkfs.{fs}", "-q", thin)
+    tree.make_filesystem(fs, thin)
     where = os.path.join(rig.directory, "mnt")
     os.makedirs(where, exist_ok=True)
     proc.run("mount", thin, where)
