@@ -117,9 +117,12 @@ void crash_cuts(struct world *w, struct state **allowed, size_t nr)
 	struct disk *d = w->disk, *cut;
 	size_t upto, i, safe, supers = 0, before, sure, lo, hi;
 	struct bufio_policy policy = bufio_policy;
+	long alloc_fail_in = sim_alloc_fail_in;
 	char where[96];
 	int k;
 
+	/* What is to fail in the history is not to fail here. */
+	sim_alloc_fail_in = 0;
 	bufio_policy.rng = w->cut_rng;
 	for (i = 0; i < d->nr_events; i++)
 		supers += d->events[i].type == EV_WRITE && !d->events[i].block;
@@ -153,4 +156,5 @@ void crash_cuts(struct world *w, struct state **allowed, size_t nr)
 		}
 	}
 	bufio_policy = policy;
+	sim_alloc_fail_in = alloc_fail_in;
 }
