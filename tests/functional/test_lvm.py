@@ -17,6 +17,7 @@ def test_lvm_loads_the_module(modules, group):
     assert modules.now() == start
 
 
+@pytest.mark.heavy
 def test_volumes_outlive_deactivation(group):
     pool, thin = group.create_both()
     thin.fill(0, 3 * MIB, seed=1)
@@ -70,6 +71,7 @@ def test_snapshot_of_an_active_volume(group):
     assert (status.used, status.mode) == (0, "rw")
 
 
+@pytest.mark.heavy
 def test_snapshot_is_inactive_at_first(group):
     _, thin = group.create_both()
     thin.fill(0, MIB, seed=1)
@@ -93,6 +95,7 @@ def test_merge_of_an_inactive_volume(group):
     assert "snap" not in group.lvm("lvs", group.name)
 
 
+@pytest.mark.heavy
 def test_merge_waits_until_the_origin_is_closed(group):
     pool, thin = group.create_both()
     thin.fill(0, 2 * MIB, seed=1)
@@ -120,7 +123,10 @@ def read_only_origin(group, size):
 
 
 # Five blocks of 192 KiB and a third of one.
-@pytest.mark.parametrize("chunk, size", [("64k", 4 * MIB), ("192k", MIB)], ids=["whole", "tail"])
+@pytest.mark.parametrize(
+    "chunk, size",
+    [pytest.param("64k", 4 * MIB, id="whole", marks=pytest.mark.heavy), pytest.param("192k", MIB, id="tail")],
+)
 def test_external_origin(group, chunk, size):
     pool = group.create_pool(size=24 * MIB, options=["-c", chunk])
     read_only_origin(group, size)
@@ -149,6 +155,7 @@ def test_external_origin(group, chunk, size):
     ext.verify(size + 64 * KIB, 4 * KIB, seed=2)
 
 
+@pytest.mark.heavy
 def test_volume_turned_into_a_thin_with_external_origin(group):
     pool = group.create_pool()
     group.lvm("lvcreate", "--yes", "-L", f"{4 * MIB}b", "-n", "vol", group.name)
@@ -180,6 +187,7 @@ def test_growth_below_a_writer(group):
     assert (status.total, status.meta_total, status.used, status.mode) == (384, 1024, 320, "rw")
 
 
+@pytest.mark.heavy
 def test_growth_of_the_volume(group):
     _, thin = group.create_both(virtual=4 * MIB)
     thin.fill(0, 4 * MIB, seed=1)
@@ -190,6 +198,7 @@ def test_growth_of_the_volume(group):
     thin.verify(7 * MIB, MIB, seed=1)
 
 
+@pytest.mark.heavy
 def test_growth_while_inactive(group):
     pool, thin = group.create_both(size=8 * MIB)
     thin.fill(0, 8 * MIB, seed=1)
@@ -203,6 +212,7 @@ def test_growth_while_inactive(group):
     thin.verify(0, 16 * MIB, seed=1)
 
 
+@pytest.mark.heavy
 def test_metadata_of_16_gib(lvm, rig):
     """More than a pool can use: the table has all of it, the status what is used."""
     group = lvm.create(rig.disk(17 * GIB))
@@ -244,6 +254,7 @@ def test_discards_are_changed_online(group):
     proc.wait_for(lambda: used() <= full - 2 * MIB, "the discard reaches the disk")
 
 
+@pytest.mark.heavy
 def test_discards_ignored(group):
     pool, thin = group.create_both(options=["--discards", "ignore"])
     assert pool.words == ["ignore_discard"] and pool.status().discard == "ignore_discard"
@@ -258,6 +269,7 @@ def test_discards_ignored(group):
     assert pool.status().used == 0
 
 
+@pytest.mark.heavy
 def test_passdown_over_a_disk_without_discards(lvm, rig):
     group = lvm.create(rig.null_blk(64 * MIB))
     pool, thin = group.create_both()
@@ -269,6 +281,7 @@ def test_passdown_over_a_disk_without_discards(lvm, rig):
     assert pool.status().used == 0
 
 
+@pytest.mark.heavy
 def test_error_when_full_is_changed_online(group):
     pool, _ = group.create_both(options=["--errorwhenfull", "y"])
     assert pool.words == ["error_if_no_space"] and pool.status().no_space == "error_if_no_space"
@@ -278,6 +291,7 @@ def test_error_when_full_is_changed_online(group):
     assert pool.field("lv_when_full") == "queue"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("zero", ["y", "n"])
 def test_zeroing(group, zero):
     """What a volume left in its blocks shows through in the next one only if zeroing is off."""
@@ -297,6 +311,7 @@ def test_zeroing(group, zero):
 # -- moving ------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_export_and_import(group):
     pool, thin = group.create_both()
     thin.fill(0, 2 * MIB, seed=1)
@@ -317,13 +332,12 @@ def test_export_and_import(group):
 def test_from_the_kernels_module_and_back(modules, group):
     if not both_modules():
         pytest.skip("this guest has the kernel's own module alone")
-    first, second = "in-tree", "ours"
-    modules.use(first)
+    modules.use("in-tree")
     pool, thin = group.create_both(size=48 * MIB)
     thin.fill(0, 2 * MIB, seed=1)
     group.snapshot(thin, "snap1", activate=False)
     used = 32
-    for turn, which in enumerate([second, first, second], start=2):
+    for turn, which in enumerate(["ours", "in-tree"], start=2):
         group.deactivate()
         modules.use(which)
         group.activate()
@@ -342,8 +356,7 @@ def test_from_the_kernels_module_and_back(modules, group):
         used -= 1
     group.lvm("lvchange", "-ay", "-K", f"{group.name}/snap1")
     io.verify(f"/dev/mapper/{group.name}-snap1", 0, 2 * MIB, 1)
-    for name in ("snap1", "snap2", "snap3", "snap4"):
-        group.lvm("lvremove", "-y", f"{group.name}/{name}")
+    group.lvm("lvremove", "-y", *(f"{group.name}/{name}" for name in ("snap1", "snap2", "snap3")))
     assert pool.status().used == 32
     # The modules cannot be exchanged back while the group is in use.
     group.deactivate()
@@ -353,6 +366,7 @@ def test_from_the_kernels_module_and_back(modules, group):
 # -- volumes of others in LVM's pool -----------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_volume_made_beside_lvm(group, rig):
     """dmsetup in LVM's pool: LVM's transaction is not disturbed by it."""
     pool, thin = group.create_both()
@@ -369,6 +383,7 @@ def test_volume_made_beside_lvm(group, rig):
     assert pool.status().used == 32
 
 
+@pytest.mark.heavy
 def test_id_that_somebody_else_took(group):
     """LVM takes a volume that is there already for its own, and refuses a snapshot into one."""
     pool, thin = group.create_both()
@@ -382,6 +397,7 @@ def test_id_that_somebody_else_took(group):
     pool.target.message("delete 3")
 
 
+@pytest.mark.heavy
 def test_wrong_transaction_id(group):
     pool, thin = group.create_both()
     thin.fill(0, MIB, seed=1)

@@ -56,6 +56,7 @@ def test_full_pool_with_errors(group):
     thin.verify(0, 5 * MIB, seed=1)
 
 
+@pytest.mark.heavy
 def test_full_pool_that_queues(group, rig):
     rig.parameter("no_space_timeout", 0)
     pool, thin = group.create_both(size=4 * MIB, options=["--errorwhenfull", "n"])
@@ -69,6 +70,7 @@ def test_full_pool_that_queues(group, rig):
     assert pool.health == "-"
 
 
+@pytest.mark.heavy
 def test_removing_a_snapshot_makes_room(group, rig):
     rig.parameter("no_space_timeout", 0)
     pool, thin = group.create_both(size=4 * MIB)
@@ -82,6 +84,7 @@ def test_removing_a_snapshot_makes_room(group, rig):
     assert (pool.status().used, pool.health) == (48, "-")
 
 
+@pytest.mark.heavy
 def test_policy_extends_a_full_pool(group, rig):
     """What dmeventd does, by hand."""
     rig.parameter("no_space_timeout", 0)
@@ -156,6 +159,7 @@ def test_superblock_that_fails(group):
     thin.verify(0, 2 * MIB, seed=1)
 
 
+@pytest.mark.heavy
 def test_repair(group):
     """Of metadata that is not damaged: the volume afterwards is what it was."""
     pool, thin = group.create_both()
@@ -215,6 +219,7 @@ def test_daemon_extends_the_data_below_a_writer(group, rig, daemon):
     assert pool.health == "-"
 
 
+@pytest.mark.heavy
 def test_daemon_extends_the_metadata(group, rig, daemon):
     pool, thin = crowded(group, rig, 290)
     for number in range(90):

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from lib import io, metadata, proc
 from lib.lvm import Offline, group, lvm  # noqa: F401
 from lib.thin import KIB, MIB
@@ -74,6 +75,7 @@ def test_tools_on_the_metadata_snapshot_of_a_live_pool(group):
     thin.verify(0, 16 * BLOCK, seed=3)
 
 
+@pytest.mark.heavy
 def test_tools_on_an_inactive_pool(group, rig):
     pool, _, _ = origin_and_snapshot(group)
     offline = Offline(rig, pool)
@@ -96,6 +98,7 @@ def test_tools_on_an_inactive_pool(group, rig):
         assert owners == mapped
 
 
+@pytest.mark.heavy
 def test_trim_of_an_inactive_pool(group, rig):
     """thin_trim discards what no volume maps, and nothing else."""
     disk = group.disks[0]
@@ -158,6 +161,7 @@ def test_activation_after_a_crash(group, rig):
     group.lvm("lvremove", "-y", snap.full_name)
 
 
+@pytest.mark.heavy
 def test_activation_after_devices_vanished(group):
     """Somebody removed the devices behind LVM's back."""
     pool, thin = group.create_both()
@@ -170,6 +174,7 @@ def test_activation_after_devices_vanished(group):
     assert pool.status().transaction_id == 2
 
 
+@pytest.mark.heavy
 def test_crash_before_the_message_was_sent(group, rig):
     """LVM's metadata is one transaction ahead of the pool's and holds the message: it catches up."""
     pool, thin = group.create_both()

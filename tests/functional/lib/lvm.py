@@ -151,7 +151,8 @@ class Group:
     def create(self, *disks):
         """The group itself, on disks of the test. Small extents keep the volumes small."""
         self.use(*disks)
-        self.lvm("vgcreate", "-s", "1m", self.name, *disks)
+        # udev's rules would activate volumes whenever they first see the disk complete: in the middle of a test.
+        self.lvm("vgcreate", "-s", "1m", "--setautoactivation", "n", self.name, *disks)
         return self
 
     def use(self, *disks):
