@@ -14,6 +14,7 @@
  */
 #include "dm-thin.h"
 
+#include <linux/ktime.h>
 #include <linux/sched/mm.h>
 
 /* ---- the data device's part of a commit ---- */
@@ -64,6 +65,13 @@ const struct thin_meta_ops pool_meta_ops = {
 
 /* ---- committing ---- */
 
+static void count_commit(struct pool *pool, u64 ns)
+{
+	WRITE_ONCE(pool->commits, pool->commits + 1);
+	WRITE_ONCE(pool->commit_ns, pool->commit_ns + ns);
+	WRITE_ONCE(pool->commit_ns_max, max(pool->commit_ns_max, ns));
+}
+
 /**
  * pool_commit_locked - make the open transaction durable
  * @pool: pool; state_lock held
@@ -71,23 +79,30 @@ const struct thin_meta_ops pool_meta_ops = {
  * Follows up on the result: modes change with the space found, and a failure
  * is a failed metadata operation (behaviour 6.3, 6.4).
  *
+ * Out of metadata space, what gives some back is still committed.
+ *
  * Return: 0; -EPERM in a mode without commits when there is something to
  * commit; -EIO, or the error of the commit, after which the transaction is
  * rolled back.
  */
 int pool_commit_locked(struct pool *pool)
 {
+	u64 seq, begin;
 	int r;
 
 	lockdep_assert_held(&pool->state_lock);
-	if (pool->mode >= PM_OUT_OF_METADATA_SPACE) {
+	if (pool->mode > PM_OUT_OF_METADATA_SPACE) {
 		if (pool->mode == PM_FAIL || thin_meta_rolled_back(pool->tm))
 			return -EIO;
 		/* What came before the mode may have been committed by another. */
 		return thin_meta_changed(pool->tm) ? -EPERM : 0;
 	}
 
+	seq = thin_meta_durable_seq(pool->tm);
+	begin = ktime_get_ns();
 	r = thin_meta_commit(pool->tm);
+	if (thin_meta_durable_seq(pool->tm) != seq)
+		count_commit(pool, ktime_get_ns() - begin);
 	if (r)
 		pool_metadata_failed_locked(pool, "commit", r);
 	else

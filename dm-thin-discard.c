@@ -66,6 +66,10 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 		bio_endio(bio);
 		return true;
 	}
+	if (READ_ONCE(vol->fences)) {
+		thin_vol_hold_fenced(vol, bio);
+		return true;
+	}
 	busy = thin_busy_find(vol, begin, end);
 	if (busy) {
 		bio_list_add(&busy->waiters, bio);
@@ -95,6 +99,15 @@ static void finish(struct thin_vol *vol, struct thin_discard *d, blk_status_t st
 	thin_end_bio(bio, status);
 }
 
+static void dropped(void *arg, u64 begin, u64 len)
+{
+	struct thin_vol *vol = arg;
+
+	thin_count_many(vol, THIN_UNMAPPED, len);
+	if (vol->pool->features.discard_passdown)
+		thin_reclaim_drop(vol->pool, begin, len);
+}
+
 /**
  * thin_discard_step - unmap a little
  * @vol: volume; called by its worker
@@ -105,7 +118,6 @@ bool thin_discard_step(struct thin_vol *vol)
 {
 	struct pool *pool = vol->pool;
 	struct thin_discard *d;
-	bool passdown;
 	u64 next;
 	int r;
 
@@ -118,12 +130,10 @@ bool thin_discard_step(struct thin_vol *vol)
 		return !list_empty(&vol->discards);
 	}
 
-	passdown = pool->features.discard_passdown;
-	if (passdown)
+	if (pool->features.discard_passdown)
 		thin_reclaim_prepare_drops(pool);
 	next = d->next;
-	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next,
-				  passdown ? thin_reclaim_drop : NULL, pool);
+	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next, dropped, vol);
 	if (r == -EAGAIN) {
 		/* Metadata is short: a commit helps, or ends in a mode that unmaps nothing. */
 		next = d->next;

@@ -44,6 +44,7 @@ static bool remap(struct thin_target *tt, struct bio *bio, u64 block)
 		if (thin_dev_rolled_back(vol->td))
 			return false;
 		if (!thin_is_durable(vol)) {
+			thin_count(vol, THIN_FLUSH_COMMIT);
 			thin_bio(bio)->durable = true;
 			bio->bi_opf &= ~REQ_FUA;
 		}
@@ -70,10 +71,12 @@ static int map_flush(struct thin_target *tt, struct bio *bio)
 	if (thin_dev_rolled_back(vol->td))
 		return DM_MAPIO_KILL;
 	if (thin_is_durable(vol)) {
+		thin_count(vol, THIN_FLUSH_PASSED);
 		bio_set_dev(bio, vol->pool->data_bdev);
 		bio->bi_iter.bi_sector = 0;
 		return DM_MAPIO_REMAPPED;
 	}
+	thin_count(vol, THIN_FLUSH_COMMIT);
 	pool_commit_bio(vol->pool, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -87,20 +90,28 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 	struct thin_map map;
 	int r;
 
-	thin_epoch_enter(vol, tb);
+	if (!write) {
+		thin_epoch_enter(vol, tb);
+	} else if (unlikely(!thin_epoch_enter_write(vol, tb))) {
+		thin_vol_hold_fenced(vol, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
 	r = thin_dev_find(vol->td, pool_block(pool, bio->bi_iter.bi_sector), false, &map);
 	switch (r) {
 	case 0:
 		if (write && map.shared)
 			break;
-		if (block_exists(pool, map.block) && remap(tt, bio, map.block))
+		if (block_exists(pool, map.block) && remap(tt, bio, map.block)) {
+			thin_count(vol, write ? THIN_WRITE_HIT : THIN_READ_HIT);
 			return DM_MAPIO_REMAPPED;
+		}
 		thin_epoch_leave(vol, tb);
 		return DM_MAPIO_KILL;
 	case -ENODATA:
 		if (write)
 			break;
 		thin_epoch_leave(vol, tb);
+		thin_count(vol, THIN_READ_HOLE);
 		if (remap_hole(tt, bio))
 			return DM_MAPIO_REMAPPED;
 		bio_endio(bio);
@@ -158,22 +169,37 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 	}
 }
 
-/**
- * thin_map_issue - send a bio to its data block, outside map
- * @tt: its table
- * @bio: a read or write; enters the epoch if it is not inside
- * @block: data block, which the caller keeps from changing until this returns
- */
-void thin_map_issue(struct thin_target *tt, struct bio *bio, u64 block)
+/* Send a bio, inside the epoch, to the data block that was looked up there. */
+static void issue(struct thin_target *tt, struct bio *bio, u64 block)
 {
-	struct thin_vol *vol = tt->vol;
-
-	if (thin_bio(bio)->epoch < 0)
-		thin_epoch_enter(vol, thin_bio(bio));
-	if (block_exists(vol->pool, block) && remap(tt, bio, block))
+	if (block_exists(tt->pool, block) && remap(tt, bio, block))
 		dm_submit_bio_remap(bio, NULL);
 	else
 		thin_end_bio(bio, BLK_STS_IOERR);
+}
+
+/**
+ * thin_map_again - send a write to the data block that its virtual block has just got
+ * @vol: volume; called by its worker
+ * @bio: the write, outside the epoch
+ * @block: the data block; not the write's any more if a snapshot was made meanwhile
+ *
+ * Return: false when the write has to start again.
+ */
+bool thin_map_again(struct thin_vol *vol, struct bio *bio, u64 block)
+{
+	struct thin_bio *tb = thin_bio(bio);
+	struct thin_map map;
+
+	if (!thin_epoch_enter_write(vol, tb))
+		return false;
+	if (thin_dev_find(vol->td, pool_block(vol->pool, bio->bi_iter.bi_sector), false, &map) ||
+	    map.shared || map.block != block) {
+		thin_epoch_leave(vol, tb);
+		return false;
+	}
+	issue(tb->tt, bio, block);
+	return true;
 }
 
 /* A write that needs a new block, in a mode that gives none (behaviour 6.1). */
@@ -233,10 +259,15 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 			return false;
 	}
 
-	thin_epoch_enter(vol, tb);
+	if (!write) {
+		thin_epoch_enter(vol, tb);
+	} else if (!thin_epoch_enter_write(vol, tb)) {
+		thin_vol_hold_fenced(vol, bio);
+		return true;
+	}
 	r = thin_dev_find(vol->td, vblock, true, &map);
 	if (!r && !(write && map.shared)) {
-		thin_map_issue(tb->tt, bio, map.block);
+		issue(tb->tt, bio, map.block);
 		return true;
 	}
 	if (r == -ENODATA && !write) {

@@ -589,18 +589,22 @@ static int finish_delete(struct thin_dev *td)
 }
 
 /*
- * Let others have the locks between two steps, and commit if it is time.
- * Returns with change_lock held, or an error without.
+ * Let others have the locks between two steps, unless in a @hurry, and commit if
+ * it is time.  Returns with change_lock held, or an error without.
  */
-static int breathe(struct thin_meta *tm)
+static int breathe(struct thin_meta *tm, bool hurry)
 {
+	bool commit = meta_is_short(tm);
 	int r = 0;
 
 	meta_end_change(tm, 0);
-	cond_resched();
-	if (thin_meta_wants_commit(tm) || !READ_ONCE(tm->space.meta_free))
+	if (!hurry) {
+		cond_resched();
+		commit |= thin_meta_wants_commit(tm) || !READ_ONCE(tm->space.meta_free);
+	}
+	if (commit)
 		r = thin_meta_commit(tm);
-	return r ?: meta_begin_change(tm);
+	return r ?: meta_begin_freeing(tm);
 }
 
 static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), void *arg)
@@ -610,12 +614,7 @@ static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), 
 	int r = delete_step(td, &key);
 
 	while (!r) {
-		if (stop_yielding && stop_yielding(arg)) {
-			meta_end_change(tm, 0);
-			r = meta_begin_change(tm);
-		} else {
-			r = breathe(tm);
-		}
+		r = breathe(tm, stop_yielding && stop_yielding(arg));
 		if (r) {
 			/* Rolled back or made read-only by others meanwhile. */
 			mutex_lock(&tm->change_lock);
@@ -630,8 +629,9 @@ static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), 
  * thin_meta_delete() - delete a device
  * @tm: the pool
  * @id: its number
- * @stop_yielding: asked between steps; from when it says true no commit is made
- *	on the way and others get the locks only by chance.  NULL: never
+ * @stop_yielding: asked between steps; from when it says true a commit is made
+ *	only where metadata is short and others get the locks only by chance.
+ *	NULL: never
  * @arg: for @stop_yielding
  *
  * Works in bounded steps and lets others change the pool between them; may
@@ -644,7 +644,7 @@ static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), 
 int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *arg), void *arg)
 {
 	struct thin_dev *td;
-	int r = meta_begin_change(tm);
+	int r = meta_begin_freeing(tm);
 
 	if (r)
 		return r;
@@ -758,7 +758,7 @@ static int release_snap(struct thin_meta *tm)
  */
 int thin_meta_release_snap(struct thin_meta *tm)
 {
-	int r = meta_begin_change(tm);
+	int r = meta_begin_freeing(tm);
 
 	if (r)
 		return r;

@@ -63,7 +63,7 @@
  * @closing: freed sets are nobody's any more
  * @flag_unsaved: @sb has needs_check, the disk does not
  * @in_service: the first change has been made ready for
- * @read_only: changes are refused
+ * @access: which changes are served
  * @aborted: a transaction was rolled back: changes are refused until the pool is
  *	closed, since what it freed and mapped is no longer known but bios to it
  *	may be under way
@@ -106,7 +106,7 @@ struct thin_meta {
 	bool closing;
 	bool flag_unsaved;
 	bool in_service;
-	bool read_only;
+	enum thin_meta_access access;
 	bool aborted;
 	bool failed;
 	int low_armed;
@@ -156,6 +156,7 @@ struct thin_dev {
 
 /* dm-thin-metadata.c */
 int meta_begin_change(struct thin_meta *tm);
+int meta_begin_freeing(struct thin_meta *tm);
 void meta_mutate(struct thin_meta *tm);
 void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);

@@ -142,21 +142,14 @@ static void roll_back(struct thin_meta *tm)
 	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
 }
 
-/**
- * meta_begin_change() - become the one who may change the metadata
- * @tm: the pool
- *
- * Return: 0 with change_lock held; -EIO after a rollback, -EPERM while
- * read-only, both without it.
- */
-int meta_begin_change(struct thin_meta *tm)
+static int begin(struct thin_meta *tm, enum thin_meta_access worst)
 {
 	int r = 0;
 
 	mutex_lock(&tm->change_lock);
 	if (tm->failed || tm->aborted)
 		r = -EIO;
-	else if (tm->read_only)
+	else if (tm->access > worst)
 		r = -EPERM;
 	if (r) {
 		mutex_unlock(&tm->change_lock);
@@ -168,6 +161,29 @@ int meta_begin_change(struct thin_meta *tm)
 		tm->in_service = true;
 	}
 	return 0;
+}
+
+/**
+ * meta_begin_change() - become the one who may change the metadata
+ * @tm: the pool
+ *
+ * Return: 0 with change_lock held; -EIO after a rollback, -EPERM unless
+ * writable, both without it.
+ */
+int meta_begin_change(struct thin_meta *tm)
+{
+	return begin(tm, THIN_META_WRITABLE);
+}
+
+/**
+ * meta_begin_freeing() - meta_begin_change() for what gives metadata back
+ * @tm: the pool
+ *
+ * Return: as meta_begin_change(), but -EPERM while read-only only.
+ */
+int meta_begin_freeing(struct thin_meta *tm)
+{
+	return begin(tm, THIN_META_FREEING);
 }
 
 /**
@@ -368,7 +384,7 @@ int thin_meta_close(struct thin_meta *tm)
 
 	mutex_lock(&tm->change_lock);
 	tm->closing = true;
-	if (!tm->failed && !tm->read_only && !tm->aborted)
+	if (!tm->failed && tm->access != THIN_META_READ_ONLY && !tm->aborted)
 		r = meta_commit_locked(tm);
 	if (tm->flag_unsaved && !write_superblock(tm, &tm->sb))
 		DMINFO("%pg: needs_check is recorded now", tm->bdev);
@@ -497,7 +513,7 @@ int meta_commit_locked(struct thin_meta *tm)
  */
 int thin_meta_commit(struct thin_meta *tm)
 {
-	int r = meta_begin_change(tm);
+	int r = meta_begin_freeing(tm);
 
 	if (r)
 		return r == -EPERM && !thin_meta_changed(tm) ? 0 : r;
@@ -507,21 +523,21 @@ int thin_meta_commit(struct thin_meta *tm)
 }
 
 /**
- * thin_meta_commit_read_only() - commit, and refuse changes from then on
+ * thin_meta_commit_last() - commit, and serve only what frees from then on
  * @tm: the pool
  *
  * No change comes between the two.
  *
- * Return: as thin_meta_commit(); changes are refused in any case.
+ * Return: as thin_meta_commit(); other changes are refused in any case.
  */
-int thin_meta_commit_read_only(struct thin_meta *tm)
+int thin_meta_commit_last(struct thin_meta *tm)
 {
 	int r = meta_begin_change(tm);
 
 	if (r)
 		return r == -EPERM ? 0 : r;
 	r = meta_commit_locked(tm);
-	tm->read_only = true;
+	tm->access = THIN_META_FREEING;
 	meta_end_change(tm, 0);
 	return r;
 }
@@ -637,24 +653,14 @@ u64 thin_meta_durable_seq(struct thin_meta *tm)
 /* ---- modes and flags ---- */
 
 /**
- * thin_meta_set_read_only() - refuse changes from now on
+ * thin_meta_set_access() - serve or refuse changes from now on
  * @tm: the pool
+ * @access: which are served; none after a rollback, whatever it is
  */
-void thin_meta_set_read_only(struct thin_meta *tm)
+void thin_meta_set_access(struct thin_meta *tm, enum thin_meta_access access)
 {
 	mutex_lock(&tm->change_lock);
-	tm->read_only = true;
-	mutex_unlock(&tm->change_lock);
-}
-
-/**
- * thin_meta_set_read_write() - allow changes again, but for a rollback
- * @tm: the pool
- */
-void thin_meta_set_read_write(struct thin_meta *tm)
-{
-	mutex_lock(&tm->change_lock);
-	tm->read_only = false;
+	tm->access = access;
 	mutex_unlock(&tm->change_lock);
 }
 

@@ -80,7 +80,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 int thin_meta_close(struct thin_meta *tm);
 
 int thin_meta_commit(struct thin_meta *tm);
-int thin_meta_commit_read_only(struct thin_meta *tm);
+int thin_meta_commit_last(struct thin_meta *tm);
 int thin_meta_abort(struct thin_meta *tm);
 bool thin_meta_wants_commit(struct thin_meta *tm);
 bool thin_meta_changed(struct thin_meta *tm);
@@ -91,8 +91,20 @@ bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free
 u64 thin_meta_open_seq(struct thin_meta *tm);
 u64 thin_meta_durable_seq(struct thin_meta *tm);
 
-void thin_meta_set_read_only(struct thin_meta *tm);
-void thin_meta_set_read_write(struct thin_meta *tm);
+/**
+ * enum thin_meta_access - which changes are served
+ * @THIN_META_WRITABLE: all, until a rollback
+ * @THIN_META_FREEING: commits and what gives metadata back: deleting devices,
+ *	releasing the metadata snapshot
+ * @THIN_META_READ_ONLY: none
+ */
+enum thin_meta_access {
+	THIN_META_WRITABLE,
+	THIN_META_FREEING,
+	THIN_META_READ_ONLY,
+};
+
+void thin_meta_set_access(struct thin_meta *tm, enum thin_meta_access access);
 bool thin_meta_rolled_back(struct thin_meta *tm);
 bool thin_meta_failed(struct thin_meta *tm);
 int thin_meta_set_needs_check(struct thin_meta *tm);

@@ -151,27 +151,28 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 	WRITE_ONCE(pool->mode, mode);
 	switch (mode) {
 	case PM_WRITE:
-		thin_meta_set_read_write(pool->tm);
+		thin_meta_set_access(pool->tm, THIN_META_WRITABLE);
 		WRITE_ONCE(pool->was_out_of_data, false);
 		if (pool->bound)
 			WRITE_ONCE(pool->features.error_if_no_space,
 				   pool->bound->requested.error_if_no_space);
 		break;
 	case PM_OUT_OF_DATA_SPACE:
-		thin_meta_set_read_write(pool->tm);
+		thin_meta_set_access(pool->tm, THIN_META_WRITABLE);
 		WRITE_ONCE(pool->was_out_of_data, true);
 		break;
 	case PM_OUT_OF_METADATA_SPACE:
 		/* What was changed before the mode was seen still becomes durable. */
 		if (old < PM_OUT_OF_METADATA_SPACE) {
-			r = thin_meta_commit_read_only(pool->tm);
+			r = thin_meta_commit_last(pool->tm);
 			if (r)
 				WRITE_ONCE(pool->mode, roll_back(pool, "last commit", r));
 		}
-		thin_meta_set_read_only(pool->tm);
+		thin_meta_set_access(pool->tm, pool->mode == PM_OUT_OF_METADATA_SPACE ?
+				     THIN_META_FREEING : THIN_META_READ_ONLY);
 		break;
 	default:
-		thin_meta_set_read_only(pool->tm);
+		thin_meta_set_access(pool->tm, THIN_META_READ_ONLY);
 		break;
 	}
 
@@ -210,12 +211,14 @@ static void no_space_timed_out(struct work_struct *ws)
  *
  * Goes back to the last commit and to read-only mode with needs_check set, or
  * to fail mode (behaviour 6.4).  In a mode that does not change metadata
- * nothing happens: what fails there was late, or mere cleaning up.
+ * nothing happens: what fails there was late, or mere cleaning up.  Out of
+ * metadata space, only a rollback of what frees some is a failure.
  */
 void pool_metadata_failed_locked(struct pool *pool, const char *op, int error)
 {
 	lockdep_assert_held(&pool->state_lock);
-	if (pool->mode < PM_OUT_OF_METADATA_SPACE)
+	if (pool->mode < PM_OUT_OF_METADATA_SPACE ||
+	    (pool->mode == PM_OUT_OF_METADATA_SPACE && thin_meta_rolled_back(pool->tm)))
 		pool_set_mode(pool, roll_back(pool, op, error));
 }
 
@@ -251,7 +254,11 @@ void pool_check_space_locked(struct pool *pool)
 	}
 	WRITE_ONCE(pool->data_limit, space.data_total);
 
-	if (!space.meta_free) {
+	if (pool->mode == PM_OUT_OF_METADATA_SPACE) {
+		/* Enough was given back not to be here again at once. */
+		if (space.meta_free > thin_meta_low_water_mblocks(pool->tm) / 16)
+			pool_set_mode(pool, PM_WRITE);
+	} else if (!space.meta_free) {
 		DMERR("%s: no free metadata space available.", dm_device_name(pool->md));
 		pool_set_mode(pool, PM_OUT_OF_METADATA_SPACE);
 	} else if (pool->mode == PM_OUT_OF_DATA_SPACE) {

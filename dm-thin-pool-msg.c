@@ -3,7 +3,8 @@
  * Messages to a pool, and its status and table lines.
  *
  * A message that changed something commits, and its error is the commit's when
- * that failed: what it did is undone then (behaviour 4).
+ * that failed: what it did is undone then (behaviour 4).  Out of metadata space,
+ * those are served that give some back.
  */
 #include "dm-thin.h"
 
@@ -34,12 +35,22 @@ static int create_thin(struct pool *pool, char **argv)
 
 static int create_snap(struct pool *pool, char **argv)
 {
+	struct thin_vol *vol;
 	u32 id, origin;
 	int r = parse_id(pool, argv[1], &id);
 
 	if (!r)
 		r = parse_id(pool, argv[2], &origin);
-	return r ? r : thin_meta_create_snap(pool->tm, id, origin);
+	if (r)
+		return r;
+	/* No table of the origin comes or goes meanwhile. */
+	mutex_lock(&pool->tts_lock);
+	vol = thin_vol_fence(pool, origin);
+	r = thin_meta_create_snap(pool->tm, id, origin);
+	if (vol)
+		thin_vol_unfence(vol);
+	mutex_unlock(&pool->tts_lock);
+	return r;
 }
 
 /* A delete that a suspend of the pool waits for goes on without pauses. */
@@ -81,28 +92,43 @@ static int release_metadata_snap(struct pool *pool, char **argv)
 	return thin_meta_release_snap(pool->tm);
 }
 
-static const struct {
+struct message {
 	const char *name;
 	unsigned int argc;
+	enum pool_mode worst;	/* in which it is served */
 	int (*handle)(struct pool *pool, char **argv);
-} messages[] = {
-	{ "create_thin", 2, create_thin },
-	{ "create_snap", 3, create_snap },
-	{ "delete", 2, delete },
-	{ "set_transaction_id", 3, set_transaction_id },
-	{ "reserve_metadata_snap", 1, reserve_metadata_snap },
-	{ "release_metadata_snap", 1, release_metadata_snap },
 };
 
-static int handle(struct pool *pool, unsigned int i, char **argv)
+static const struct message messages[] = {
+	{ "create_thin", 2, PM_OUT_OF_DATA_SPACE, create_thin },
+	{ "create_snap", 3, PM_OUT_OF_DATA_SPACE, create_snap },
+	{ "delete", 2, PM_OUT_OF_METADATA_SPACE, delete },
+	{ "set_transaction_id", 3, PM_OUT_OF_DATA_SPACE, set_transaction_id },
+	{ "reserve_metadata_snap", 1, PM_OUT_OF_DATA_SPACE, reserve_metadata_snap },
+	{ "release_metadata_snap", 1, PM_OUT_OF_METADATA_SPACE, release_metadata_snap },
+	/* Changes nothing, and has no handler: its answer is text. */
+	{ "stats", 1, PM_FAIL, NULL },
+};
+
+static const struct message *find_message(const char *name)
 {
-	int r = messages[i].handle(pool, argv);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(messages); i++)
+		if (!strcasecmp(name, messages[i].name))
+			return &messages[i];
+	return NULL;
+}
+
+static int handle(struct pool *pool, const struct message *m, char **argv)
+{
+	int r = m->handle(pool, argv);
 
 	if (!r) {
 		r = pool_commit(pool);
 		pool_after_change(pool);
 	} else if (thin_meta_rolled_back(pool->tm)) {
-		pool_metadata_failed(pool, messages[i].name, r);
+		pool_metadata_failed(pool, m->name, r);
 	}
 	if (r)
 		DMWARN("%s: message '%s' failed: error = %d", dm_device_name(pool->md), argv[0], r);
@@ -114,35 +140,36 @@ static int handle(struct pool *pool, unsigned int i, char **argv)
  * @ti: target
  * @argc: words
  * @argv: words
- * @result: unused
- * @maxlen: unused
+ * @result: gets an answer in text
+ * @maxlen: room for it
  *
- * Return: 0 or a negative errno (behaviour 4).
+ * Return: 0, 1 when there is an answer, or a negative errno (behaviour 4).
  */
 int pool_message(struct dm_target *ti, unsigned int argc, char **argv, char *result,
 		 unsigned int maxlen)
 {
 	struct pool_target *pt = ti->private;
 	struct pool *pool = pt->pool;
+	const struct message *m = find_message(argv[0]);
 	const char *name = dm_device_name(pool->md);
-	unsigned int i;
 
-	if (pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE) {
+	if (pool_mode(pool) > (m ? m->worst : PM_OUT_OF_DATA_SPACE)) {
 		DMERR("%s: unable to service pool target messages in read-only or fail mode", name);
 		return -EOPNOTSUPP;
 	}
-	for (i = 0; i < ARRAY_SIZE(messages); i++) {
-		if (strcasecmp(argv[0], messages[i].name))
-			continue;
-		if (argc != messages[i].argc) {
-			DMWARN("%s: message '%s' received with %u arguments instead of %u",
-			       name, argv[0], argc, messages[i].argc);
-			return -EINVAL;
-		}
-		return handle(pool, i, argv);
+	if (!m) {
+		DMWARN("%s: unrecognised thin pool message '%s' received", name, argv[0]);
+		return -EINVAL;
 	}
-	DMWARN("%s: unrecognised thin pool message '%s' received", name, argv[0]);
-	return -EINVAL;
+	if (argc != m->argc) {
+		DMWARN("%s: message '%s' received with %u arguments instead of %u",
+		       name, argv[0], argc, m->argc);
+		return -EINVAL;
+	}
+	if (m->handle)
+		return handle(pool, m, argv);
+	thin_stats_emit(pool, result, maxlen);
+	return 1;
 }
 
 /* ---- status ---- */

@@ -185,8 +185,10 @@ static void overwrite(struct thin_work *work)
 	struct bio *bio = work->overwrite;
 	struct thin_bio *tb = thin_bio(bio);
 
+	thin_count(work->vol, THIN_OVERWRITE);
 	tb->work = work;
 	if (bio->bi_opf & REQ_FUA) {
+		thin_count(work->vol, THIN_FLUSH_COMMIT);
 		tb->durable = true;
 		bio->bi_opf &= ~REQ_FUA;
 	}
@@ -214,6 +216,7 @@ static void start_io(struct thin_work *work)
 	struct thin_target *tt = work->tt;
 	struct pool *pool = work->vol->pool;
 
+	thin_count(work->vol, work->expect == THIN_EXPECT_HOLE ? THIN_FIRST_WRITE : THIN_COPY);
 	if (work->overwrite)
 		overwrite(work);
 	else if (work->expect != THIN_EXPECT_HOLE)
@@ -341,9 +344,7 @@ static void complete_work(struct thin_work *work)
 		}
 	}
 	while ((bio = bio_list_pop(&work->busy.waiters))) {
-		if (bio_op(bio) == REQ_OP_WRITE)
-			thin_map_issue(thin_bio(bio)->tt, bio, work->block);
-		else
+		if (bio_op(bio) != REQ_OP_WRITE || !thin_map_again(vol, bio, work->block))
 			bio_list_add(&later, bio);
 	}
 	free_work(work, &later);

@@ -97,16 +97,15 @@ static struct thin_passdown *add_page(struct pool *pool)
 
 /**
  * thin_reclaim_drop - a discard unmapped a run of data blocks
- * @arg: the pool
+ * @pool: pool
  * @begin: first data block
  * @len: data blocks
  *
- * A thin_dropped_fn.  Without memory the run is not passed down, which costs
+ * Under the metadata lock.  Without memory the run is not passed down, which costs
  * nothing but space on the data device.
  */
-void thin_reclaim_drop(void *arg, u64 begin, u64 len)
+void thin_reclaim_drop(struct pool *pool, u64 begin, u64 len)
 {
-	struct pool *pool = arg;
 	struct thin_passdown *p;
 	unsigned long flags;
 
@@ -212,6 +211,7 @@ static void begin_round(struct pool *pool)
 
 static void discard_blocks(struct pool *pool, u64 begin, u64 end)
 {
+	WRITE_ONCE(pool->passed_down, pool->passed_down + end - begin);
 	/* Errors do not matter: the device keeps what nobody needs. */
 	blkdev_issue_discard(pool->data_bdev, pool_block_sector(pool, begin),
 			     pool_block_sector(pool, end - begin), GFP_NOIO);

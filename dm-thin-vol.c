@@ -111,6 +111,7 @@ void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
 {
 	unsigned long flags;
 
+	thin_count(vol, THIN_DEFERRED);
 	spin_lock_irqsave(&vol->lock, flags);
 	bio_list_add(&vol->deferred, bio);
 	thin_vol_kick(vol);
@@ -135,26 +136,106 @@ void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
-/**
- * thin_vol_hold - let a bio wait for data space
- * @vol: volume
- * @bio: as in thin_vol_defer()
- *
- * While its target is being suspended without flushing, the bio goes back to
- * the core instead (behaviour 7.2).  pool_recheck_held() wakes it at the latest.
+/*
+ * While its target is being suspended without flushing, a bio that would have
+ * to wait goes back to the core instead (behaviour 7.2).
  */
-void thin_vol_hold(struct thin_vol *vol, struct bio *bio)
+static void hold(struct thin_vol *vol, struct bio *bio, struct bio_list *list)
 {
 	unsigned long flags;
 	bool requeue;
 
 	spin_lock_irqsave(&vol->lock, flags);
 	requeue = thin_requeues(thin_bio(bio)->tt);
+	if (!requeue && list == &vol->fenced && !vol->fences) {
+		/* The fence was lowered meanwhile. */
+		list = &vol->deferred;
+		thin_vol_kick(vol);
+	}
 	if (!requeue)
-		bio_list_add(&vol->held, bio);
+		bio_list_add(list, bio);
 	spin_unlock_irqrestore(&vol->lock, flags);
 	if (requeue)
 		thin_end_bio(bio, BLK_STS_DM_REQUEUE);
+}
+
+/**
+ * thin_vol_hold - let a bio wait for data space
+ * @vol: volume
+ * @bio: as in thin_vol_defer()
+ *
+ * pool_recheck_held() wakes it at the latest.
+ */
+void thin_vol_hold(struct thin_vol *vol, struct bio *bio)
+{
+	thin_count(vol, THIN_NO_SPACE);
+	hold(vol, bio, &vol->held);
+}
+
+/**
+ * thin_vol_hold_fenced - let a write or discard wait until no snapshot is being made
+ * @vol: volume
+ * @bio: as in thin_vol_defer()
+ */
+void thin_vol_hold_fenced(struct thin_vol *vol, struct bio *bio)
+{
+	hold(vol, bio, &vol->fenced);
+}
+
+/**
+ * thin_vol_fence - stand still for a snapshot
+ * @pool: pool; tts_lock held until thin_vol_unfence()
+ * @id: device id
+ *
+ * Returns when the writes that have found their data block are through.  Later
+ * ones wait; they look up again after the fence, and so do those that wait for
+ * a block in road 2.  Reads go on.
+ *
+ * Return: the volume, or NULL when no table has it open, which needs no fence.
+ */
+struct thin_vol *thin_vol_fence(struct pool *pool, u32 id)
+{
+	struct thin_vol *vol;
+
+	lockdep_assert_held(&pool->tts_lock);
+	list_for_each_entry(vol, &pool->vols, list) {
+		if (vol->id != id)
+			continue;
+		spin_lock_irq(&vol->lock);
+		WRITE_ONCE(vol->fences, vol->fences + 1);
+		spin_unlock_irq(&vol->lock);
+		/* Pairs with thin_epoch_enter_write(): who is not waited for sees the fence. */
+		synchronize_srcu_expedited(&vol->srcu);
+		return vol;
+	}
+	return NULL;
+}
+
+/**
+ * thin_vol_unfence - undo thin_vol_fence()
+ * @vol: volume
+ */
+void thin_vol_unfence(struct thin_vol *vol)
+{
+	spin_lock_irq(&vol->lock);
+	WRITE_ONCE(vol->fences, vol->fences - 1);
+	if (!vol->fences) {
+		bio_list_merge(&vol->deferred, &vol->fenced);
+		bio_list_init(&vol->fenced);
+		thin_vol_kick(vol);
+	}
+	spin_unlock_irq(&vol->lock);
+}
+
+static void take_own(struct bio_list *list, struct thin_target *tt, struct bio_list *mine)
+{
+	struct bio_list others;
+	struct bio *bio;
+
+	bio_list_init(&others);
+	while ((bio = bio_list_pop(list)))
+		bio_list_add(thin_bio(bio)->tt == tt ? mine : &others, bio);
+	*list = others;
 }
 
 /**
@@ -164,16 +245,13 @@ void thin_vol_hold(struct thin_vol *vol, struct bio *bio)
 void thin_vol_requeue_held(struct thin_target *tt)
 {
 	struct thin_vol *vol = tt->vol;
-	struct bio_list mine, others;
-	struct bio *bio;
+	struct bio_list mine;
 
 	bio_list_init(&mine);
-	bio_list_init(&others);
 	spin_lock_irq(&vol->lock);
 	WRITE_ONCE(tt->requeue, true);
-	while ((bio = bio_list_pop(&vol->held)))
-		bio_list_add(thin_bio(bio)->tt == tt ? &mine : &others, bio);
-	vol->held = others;
+	take_own(&vol->held, tt, &mine);
+	take_own(&vol->fenced, tt, &mine);
 	spin_unlock_irq(&vol->lock);
 	thin_vol_end_list(&mine, BLK_STS_DM_REQUEUE);
 }
@@ -282,6 +360,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	spin_lock_init(&vol->lock);
 	bio_list_init(&vol->deferred);
 	bio_list_init(&vol->held);
+	bio_list_init(&vol->fenced);
 	bio_list_init(&vol->parked);
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
@@ -290,7 +369,8 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	INIT_LIST_HEAD(&vol->round_node);
 	INIT_WORK(&vol->work, work_on_vol);
 
-	r = init_srcu_struct(&vol->srcu);
+	vol->counters = alloc_percpu(struct thin_counters);
+	r = vol->counters ? init_srcu_struct(&vol->srcu) : -ENOMEM;
 	if (r)
 		goto free;
 	r = thin_meta_open_dev(pool->tm, id, &vol->td);
@@ -305,6 +385,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 cleanup:
 	cleanup_srcu_struct(&vol->srcu);
 free:
+	free_percpu(vol->counters);
 	kfree(vol);
 	return ERR_PTR(r);
 }
@@ -363,6 +444,7 @@ void thin_vol_close(struct thin_vol *vol)
 	spin_lock_irq(&pool->lock);
 	list_del_init(&vol->list);
 	spin_unlock_irq(&pool->lock);
+	thin_stats_close(vol);
 	/* A status method may be looking, inside an epoch. */
 	WRITE_ONCE(vol->td, NULL);
 	synchronize_srcu(&vol->srcu);
@@ -393,5 +475,6 @@ void thin_vol_unref(struct thin_vol *vol)
 		return;
 	srcu_barrier(&vol->srcu);
 	cleanup_srcu_struct(&vol->srcu);
+	free_percpu(vol->counters);
 	kfree(vol);
 }

@@ -22,7 +22,7 @@
  * The hooks of a thin run under its own suspend lock and take only spinlocks;
  * a thin's suspend lock is taken from here with no lock held but the pool's.
  * Status and message methods run as readers of their device's table, which a
- * suspend waits for: they take state_lock at most.
+ * suspend waits for, but not with tts_lock held.
  * No spinlock is held across a call out of these files.
  *
  * Epochs.  A bio that goes to a data block, and a copy that reads one, are
@@ -45,6 +45,7 @@
 #include <linux/list.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
@@ -82,6 +83,26 @@ struct pool_features {
 	bool discard_passdown;
 	bool read_only;
 	bool error_if_no_space;
+};
+
+/* What is counted per volume; the words that tell it are in dm-thin-stats.c. */
+enum thin_counter {
+	THIN_READ_HIT,		/* bios answered in map, from their data block */
+	THIN_WRITE_HIT,
+	THIN_READ_HOLE,		/* reads answered with zeroes or by the external origin */
+	THIN_DEFERRED,		/* bios given to the worker */
+	THIN_FIRST_WRITE,	/* blocks provisioned for a hole */
+	THIN_COPY,		/* blocks provisioned for a shared one */
+	THIN_OVERWRITE,		/* those of both that one write covered */
+	THIN_FLUSH_PASSED,	/* flushes that needed no commit */
+	THIN_FLUSH_COMMIT,	/* flushes and FUA writes that waited for one */
+	THIN_UNMAPPED,		/* blocks given up by discards */
+	THIN_NO_SPACE,		/* bios that had to wait for data space */
+	NR_THIN_COUNTERS,
+};
+
+struct thin_counters {
+	u64 n[NR_THIN_COUNTERS];
 };
 
 /**
@@ -140,6 +161,11 @@ struct pool_features {
  * @frozen_drops: the same of the transaction being committed; lock
  * @spare_drops: empty pages for them; lock
  * @nr_spare_drops: how many; written under lock
+ * @closed_counters: of volumes that were closed; tts_lock
+ * @commits: transactions made durable; state_lock, as the next two
+ * @commit_ns: time that took
+ * @commit_ns_max: the longest one
+ * @passed_down: data blocks discarded on the data device; written by @reclaim_work
  */
 struct pool {
 	struct list_head list;
@@ -205,6 +231,13 @@ struct pool {
 	struct list_head frozen_drops;
 	struct list_head spare_drops;
 	unsigned int nr_spare_drops;
+
+	/* dm-thin-stats.c */
+	struct thin_counters closed_counters;
+	u64 commits;
+	u64 commit_ns;
+	u64 commit_ns_max;
+	u64 passed_down;
 };
 
 /**
@@ -238,9 +271,12 @@ struct pool_target {
  * @users: tables; tts_lock
  * @td: the metadata's handle; NULL once closed, which waits for an epoch
  * @srcu: its readers are the bios and copies that use a data block
+ * @counters: what it has done
  * @lock: see above
  * @deferred: bios for the worker; lock
  * @held: bios that wait for data space; lock
+ * @fences: snapshots of the device that are being made; written under lock
+ * @fenced: writes and discards that wait for them; lock
  * @parked: writes that found no room in road 2; worker only
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; worker only
  * @nr_busy: how many; written by the worker
@@ -260,10 +296,13 @@ struct thin_vol {
 	unsigned int users;
 	struct thin_dev *td;
 	struct srcu_struct srcu;
+	struct thin_counters __percpu *counters;
 
-	spinlock_t lock;		/* deferred, held, done */
+	spinlock_t lock;		/* deferred, held, fences, fenced, done */
 	struct bio_list deferred;
 	struct bio_list held;
+	unsigned int fences;
+	struct bio_list fenced;
 	struct bio_list parked;
 	struct rb_root busy;
 	unsigned int nr_busy;
@@ -412,6 +451,16 @@ static inline bool thin_requeues(struct thin_target *tt)
 	return READ_ONCE(tt->requeue) && dm_noflush_suspending(tt->ti);
 }
 
+static inline void thin_count_many(struct thin_vol *vol, enum thin_counter counter, u64 nr)
+{
+	this_cpu_add(vol->counters->n[counter], nr);
+}
+
+static inline void thin_count(struct thin_vol *vol, enum thin_counter counter)
+{
+	thin_count_many(vol, counter, 1);
+}
+
 static inline void thin_end_bio(struct bio *bio, blk_status_t status)
 {
 	bio->bi_status = status;
@@ -421,6 +470,20 @@ static inline void thin_end_bio(struct bio *bio, blk_status_t status)
 static inline void thin_epoch_enter(struct thin_vol *vol, struct thin_bio *tb)
 {
 	tb->epoch = compat_epoch_enter(&vol->srcu);
+}
+
+/*
+ * For a write to the block that a lookup is going to name.  False while the
+ * device is being snapshotted: the bio has to wait at the fence.
+ */
+static inline bool thin_epoch_enter_write(struct thin_vol *vol, struct thin_bio *tb)
+{
+	thin_epoch_enter(vol, tb);
+	if (likely(!READ_ONCE(vol->fences)))
+		return true;
+	compat_epoch_leave(&vol->srcu, tb->epoch);
+	tb->epoch = -1;
+	return false;
 }
 
 static inline void thin_epoch_leave(struct thin_vol *vol, struct thin_bio *tb)
@@ -444,6 +507,9 @@ void thin_vol_unref(struct thin_vol *vol);
 void thin_vol_defer(struct thin_vol *vol, struct bio *bio);
 void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios);
 void thin_vol_hold(struct thin_vol *vol, struct bio *bio);
+void thin_vol_hold_fenced(struct thin_vol *vol, struct bio *bio);
+struct thin_vol *thin_vol_fence(struct pool *pool, u32 id);
+void thin_vol_unfence(struct thin_vol *vol);
 void thin_vol_requeue_held(struct thin_target *tt);
 void thin_vol_end_list(struct bio_list *bios, blk_status_t status);
 void thin_vol_kick(struct thin_vol *vol);
@@ -457,7 +523,7 @@ void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_
 
 int thin_map_bio(struct thin_target *tt, struct bio *bio);
 bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works);
-void thin_map_issue(struct thin_target *tt, struct bio *bio, u64 block);
+bool thin_map_again(struct thin_vol *vol, struct bio *bio, u64 block);
 
 /* ---- dm-thin-provision.c ---- */
 
@@ -482,7 +548,7 @@ void thin_discard_exit(struct pool *pool);
 int thin_reclaim_init(struct pool *pool);
 void thin_reclaim_exit(struct pool *pool);
 void thin_reclaim_prepare_drops(struct pool *pool);
-void thin_reclaim_drop(void *arg, u64 begin, u64 len);
+void thin_reclaim_drop(struct pool *pool, u64 begin, u64 len);
 void thin_reclaim_freeze(struct pool *pool);
 void thin_reclaim_freed(struct pool *pool, struct thin_freed *set);
 void thin_reclaim_abort(struct pool *pool);
@@ -502,6 +568,11 @@ int pool_commit_init(struct pool *pool);
 void pool_commit_exit(struct pool *pool);
 void pool_waker_start(struct pool *pool);
 void pool_waker_stop(struct pool *pool);
+
+/* ---- dm-thin-stats.c ---- */
+
+void thin_stats_close(struct thin_vol *vol);
+void thin_stats_emit(struct pool *pool, char *result, unsigned int maxlen);
 
 /* ---- dm-thin-mode.c ---- */
 

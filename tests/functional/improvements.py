@@ -10,6 +10,12 @@ IMPROVEMENTS = {
     "grow-restored": "metadata written by thin_restore 0.9 counts the free entries of the last bitmap in another way; "
     "the stock module believes it, finds no free block after growing a full pool and stops with ENOSPC",
     "B12": "the stock module answers 'Fail' to a thin's table query in fail mode",
+    "B16": "out of metadata space the stock module refuses to delete thins, which would free some; "
+    "only taking the whole pool down helps",
+    "B19": "the stock module takes a snapshot of a thin that is not suspended while writes to it are under way, "
+    "and these then change the snapshot",
+    "B21": "after the forced removal of a pool the stock module leaves its thins suspended for ever; their I/O hangs",
+    "stats": "the stock module counts nothing and knows no such message",
     "B14": "the stock module silently ignores another block size in a reloaded table",
     "B13": "the stock module takes one device under two names for data and metadata, and destroys the metadata",
 }

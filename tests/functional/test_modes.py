@@ -224,6 +224,28 @@ def test_growing_the_metadata_brings_it_back(rig):
     pool.create_thin(1000)
 
 
+@pytest.mark.improvement("B16")
+def test_deleting_thins_brings_it_back(rig):
+    pool, thin = exhaust_metadata(rig)
+    for thin_id in range(1, 20):
+        pool.delete(thin_id)
+        assert error_of(pool.delete, thin_id) == errno.ENODATA
+    status = pool.status()
+    assert (status.mode, status.needs_check) == ("rw", False)
+    thin.fill_blocks(MAPPED + 10, 1, seed=2)
+    thin.verify_blocks(MAPPED + 10, 1, seed=2)
+    thin.verify_blocks(7, 2, seed=1)
+
+
+@pytest.mark.improvement("B16")
+def test_deleting_a_large_thin_out_of_metadata_space(rig):
+    pool, thin = exhaust_metadata(rig)
+    thin.remove()
+    pool.delete(0)
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.used) == ("rw", False, 0)
+
+
 def test_reactivation_after_out_of_metadata_allows_delete(rig):
     pool, thin = exhaust_metadata(rig)
     rig.restart(pool)

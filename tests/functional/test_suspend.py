@@ -215,6 +215,23 @@ def test_reuse_of_the_disks_after_removal(rig):
     again.activate(0).verify_blocks(0, 4, seed=1)
 
 
+@pytest.mark.improvement("B21")
+def test_forced_removal_of_a_pool_fails_its_thins(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    thin.flush()
+    error_of(pool.remove, force=True, retry=False)  # the thins keep the device itself
+    try:
+        assert io.Job(io.read, thin.path, 0, 4096).errno(timeout=20) == errno.EIO
+        assert io.Job(io.fill, thin.path, 0, 4096, 2).errno(timeout=20) == errno.EIO
+        assert io.Job(io.flush, thin.path).errno(timeout=20) == errno.EIO
+    finally:
+        pool.reload(pool.table())
+    thin.remove()
+    pool.activate(0).verify_blocks(0, 4, seed=1)
+
+
 def test_deferred_remove(rig):
     from lib.dm import dmsetup
 
