@@ -66,7 +66,6 @@ def test_write_under_way_does_not_reach_the_snapshot_later(rig):
     assert snap.read(0, pool.block) == before
 
 
-@pytest.mark.improvement("B19")
 def test_snapshots_of_a_busy_thin_are_points_in_time(rig, tmp_path):
     pool = rig.pool(data=slow_disk(rig, 64 * MIB, 20))
     thin = pool.thin(0)

@@ -122,6 +122,19 @@ struct thin_dev *world_dev(struct world *w, u32 id);
 void world_close_dev(struct world *w, u32 id);
 void world_close_devs(struct world *w);
 
+/* world.c and ops.c, for the files of the world only */
+void *must_have(void *p);
+bool injected(struct world *w, int r);
+bool survived(struct world *w, const char *what, int r);
+bool survived_whole(struct world *w, const char *what, int r);
+void note_op(struct world *w, const char *fmt, ...);
+void mark_changed(struct world *w, u32 id);
+void size_books(struct world *w, u64 nr);
+bool can_take(struct world *w, u64 b);
+void add_reserved(struct world *w, u64 b);
+void del_reserved(struct world *w, u64 b);
+struct mdev *must_dev(struct world *w, u32 id);
+
 /* crash.c */
 void crash_cuts(struct world *w, struct state **allowed, size_t nr);
 /* tools.c */
