@@ -222,6 +222,35 @@ static bool refuse_write(struct thin_vol *vol, struct bio *bio)
 	}
 }
 
+/*
+ * A write to a block that looks shared, inside the epoch.  If it is not, the write
+ * goes on in place, which takes no space.  Returns true when the bio is on its way.
+ */
+static bool take_over(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 block)
+{
+	struct pool *pool = vol->pool;
+	int r;
+
+	if (pool_mode(pool) > PM_OUT_OF_DATA_SPACE)
+		return false;
+	r = thin_dev_take_over(vol->td, vblock, block);
+	if (!r) {
+		thin_count(vol, THIN_TAKE_OVER);
+		issue(thin_bio(bio)->tt, bio, block);
+		pool_after_change(pool);
+	} else if (r == -ESTALE) {
+		thin_epoch_leave(vol, thin_bio(bio));
+		thin_vol_defer(vol, bio);
+	} else if (thin_meta_rolled_back(pool->tm)) {
+		thin_epoch_leave(vol, thin_bio(bio));
+		pool_metadata_failed(pool, "change of a mapping", r);
+		thin_end_bio(bio, pool_error_status(pool));
+	} else {
+		return false;
+	}
+	return true;
+}
+
 /**
  * thin_map_deferred - send a bio down its road, in the worker
  * @vol: volume
@@ -290,6 +319,8 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 		thin_end_bio(bio, BLK_STS_IOERR);
 		return true;
 	}
+	if (!r && take_over(vol, bio, vblock, map.block))
+		return true;
 	if (pool_mode(pool) != PM_WRITE) {
 		thin_epoch_leave(vol, tb);
 		if (!refuse_write(vol, bio))

@@ -56,6 +56,8 @@
  * @devs: open devices, those with a mark to keep, and those being deleted, by id
  * @open_seq: number of the open transaction
  * @durable_seq: number of the last durable one
+ * @quiet_seq: the references lost up to this transaction are nobody's any more: it
+ *	is durable, and its freed set released
  * @in_doubt_seq: number of the transaction that is on disk but was not flushed, 0
  *	for none
  * @changed: the open transaction has changes
@@ -100,6 +102,7 @@ struct thin_meta {
 	struct xarray devs;
 	u64 open_seq;
 	u64 durable_seq;
+	u64 quiet_seq;
 	u64 in_doubt_seq;
 	bool changed;
 	bool mutating;

@@ -286,6 +286,90 @@ int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int n
 	return r;
 }
 
+/*
+ * May the device have a block for itself?  Not if anybody else counts it, nor if
+ * somebody who did may still find it: in the durable state, or with bios.
+ */
+static int is_sole_user(struct thin_meta *tm, u64 block)
+{
+	u32 count;
+	u64 loss;
+	int r;
+
+	r = sm_count(&tm->data_sm, block, &count);
+	if (!r)
+		r = sm_last_loss(&tm->data_sm, block, &loss);
+	if (r)
+		return r;
+	return count == 1 && max(loss, tm->tm.hidden_loss_seq) <= tm->quiet_seq;
+}
+
+static int stamp(struct thin_dev *td, u64 vblock, u64 block, u32 time)
+{
+	__le64 value = cpu_to_le64(mapping_pack(block, time));
+	int r = bt_insert(&td->tm->mapping, &td->root, vblock, &value, NULL);
+
+	return r < 0 ? r : 0;
+}
+
+static int take_over(struct thin_dev *td, u64 vblock, u64 block, u32 old_time)
+{
+	struct thin_meta *tm = td->tm;
+	int r;
+
+	meta_mutate(tm);
+	r = dev_own_path(td);
+	if (r)
+		return r;
+	dev_note_change(td);
+	/* The same value again: only along a path of its own do counts tell of all users. */
+	r = stamp(td, vblock, block, old_time);
+	if (!r)
+		r = is_sole_user(tm, block);
+	if (r <= 0)
+		return r ?: 1;
+	r = stamp(td, vblock, block, tm->time);
+	if (!r)
+		dev_cache_set(td, vblock, mapping_pack(block, tm->time));
+	return r;
+}
+
+/**
+ * thin_dev_take_over() - keep a block that only looks shared
+ * @td: the device
+ * @vblock: virtual block, mapped before the device's last snapshot
+ * @block: data block it was found to be mapped to
+ *
+ * If all others that had the block have given it up for good, the mapping gets
+ * a new time and can be written in place (format 5.1).
+ *
+ * Return: 0; -EBUSY when the block has to be copied; -ESTALE when the mapping is
+ * another one now, -EPERM or the errno of a lookup without any change;
+ * otherwise an error, and the transaction is rolled back.
+ */
+int thin_dev_take_over(struct thin_dev *td, u64 vblock, u64 block)
+{
+	struct thin_meta *tm = td->tm;
+	__le64 value;
+	int r = begin_change(td);
+
+	if (r)
+		return r;
+	r = bt_lookup(&tm->mapping, td->root, vblock, true, &value);
+	if (r || mapping_block(le64_to_cpu(value)) != block) {
+		r = r && r != -ENODATA ? r : -ESTALE;
+		goto out;
+	}
+	/* Who cannot tell copies. */
+	if (is_sole_user(tm, block) > 0 && !meta_is_short(tm))
+		r = take_over(td, vblock, block, mapping_time(le64_to_cpu(value)));
+	else
+		r = 1;
+out:
+	meta_end_change(tm, r);
+	return r > 0 ? -EBUSY : r;
+}
+
 struct dropped_runs {
 	thin_dropped_fn fn;
 	void *arg;

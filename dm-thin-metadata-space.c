@@ -74,6 +74,8 @@ void meta_count_space(struct thin_meta *tm)
 	WRITE_ONCE(tm->space.data_total, data->durable_blocks);
 	WRITE_ONCE(tm->space.data_free, sm_nr_free(data));
 	WRITE_ONCE(tm->space.data_pending, data->nr_freed + data->nr_quarantined);
+	WRITE_ONCE(tm->space.settling,
+		   max(data->loss_seq, tm->tm.hidden_loss_seq) > tm->quiet_seq);
 }
 
 /**
@@ -93,6 +95,7 @@ int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space)
 	space->data_total = READ_ONCE(tm->space.data_total);
 	space->data_free = READ_ONCE(tm->space.data_free);
 	space->data_pending = READ_ONCE(tm->space.data_pending);
+	space->settling = READ_ONCE(tm->space.settling);
 	return thin_meta_failed(tm) ? -EIO : 0;
 }
 

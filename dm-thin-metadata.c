@@ -19,6 +19,7 @@
 #define MAX_SHADOWS		4096
 
 struct thin_freed {
+	u64 seq;
 	struct sm_freed_page *pages;
 };
 
@@ -107,6 +108,12 @@ static int write_superblock(struct thin_meta *tm, const struct disk_superblock *
 
 /* ---- the locks ---- */
 
+static void next_seq(struct thin_meta *tm)
+{
+	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+	tm->tm.seq = tm->open_seq;
+}
+
 /*
  * Back to the last transaction on disk.  If that turns out to be the one whose
  * superblock could not be flushed, what it did stands, but counts as durable only
@@ -139,7 +146,7 @@ static void roll_back(struct thin_meta *tm)
 		tm->in_doubt_seq = tm->open_seq;
 	else
 		dev_mark_rolled_back(tm, tm->open_seq);
-	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+	next_seq(tm);
 }
 
 static int begin(struct thin_meta *tm, enum thin_meta_access worst)
@@ -353,7 +360,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 		kfree(tm);
 		return ERR_PTR(r);
 	}
-	tm_init(&tm->tm, &tm->bm, &tm->meta_sm);
+	tm_init(&tm->tm, &tm->bm, &tm->meta_sm, tm->open_seq);
 	sm_init(&tm->meta_sm, &tm->tm, false);
 	sm_init(&tm->data_sm, &tm->tm, true);
 	dev_init_trees(tm);
@@ -425,13 +432,14 @@ static int freeze(struct thin_meta *tm)
 static void release(struct thin_meta *tm, struct thin_freed *set)
 {
 	sm_release(&tm->data_sm, set->pages);
+	tm->quiet_seq = set->seq;
 	kfree(set);
 }
 
-/* Give a freed set to who knows of the bios. */
+/* Give a freed set to who knows of the bios, unless no reference was lost at all. */
 static void hand_over(struct thin_meta *tm, struct thin_freed *set)
 {
-	if (!set->pages)
+	if (!set->pages && max(tm->data_sm.loss_seq, tm->tm.hidden_loss_seq) < set->seq)
 		kfree(set);
 	else if (tm->ops && tm->ops->freed && !tm->closing)
 		tm->ops->freed(tm->context, set);
@@ -445,11 +453,12 @@ static void settle(struct thin_meta *tm, struct thin_freed *set)
 	tm->sb = tm->new_sb;
 	tm_drop(&tm->tm);
 	sm_settle(&tm->meta_sm);
+	set->seq = tm->open_seq;
 	set->pages = sm_settle(&tm->data_sm);
 	hand_over(tm, set);
 	WRITE_ONCE(tm->changed, false);
 	WRITE_ONCE(tm->durable_seq, tm->open_seq);
-	WRITE_ONCE(tm->open_seq, tm->open_seq + 1);
+	next_seq(tm);
 	dev_sweep(tm);
 	meta_count_space(tm);
 }

@@ -55,8 +55,8 @@ struct thin_freed;
  *	once for every @data_flush_begin, also when the commit has failed.
  * @freed: the transaction is durable and this set of data blocks lost its
  *	last reference in it.  The blocks are handed out again only after
- *	thin_meta_release_freed(); every set must be released, by the latest
- *	before thin_meta_close().  Called once a commit at most, before the next
+ *	thin_meta_release_freed(); every set, even an empty one, must be released,
+ *	in order, by the latest before thin_meta_close().  Called once a commit at most, before the next
  *	@data_flush_begin, under the metadata lock: must not call back.
  *
  * A NULL pointer in @data_flush_begin leaves out the flush (simulation); a
@@ -126,6 +126,8 @@ int thin_meta_held_root(struct thin_meta *tm, u64 *mblock);
  * @data_free: data blocks free, those freed in the open transaction included
  * @data_pending: blocks counted in @data_free that cannot be handed out
  *	before a commit or the release of a freed set
+ * @settling: blocks have lost a user, and a commit or the release of a freed set
+ *	may give them to the one that is left (thin_dev_take_over())
  */
 struct thin_meta_space {
 	u64 meta_total;
@@ -134,6 +136,7 @@ struct thin_meta_space {
 	u64 data_total;
 	u64 data_free;
 	u64 data_pending;
+	bool settling;
 };
 
 int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space);
@@ -215,6 +218,7 @@ struct thin_insert {
 };
 
 int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int nr);
+int thin_dev_take_over(struct thin_dev *td, u64 vblock, u64 block);
 
 /**
  * typedef thin_dropped_fn - a run of data blocks lost one reference each

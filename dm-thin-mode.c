@@ -268,7 +268,7 @@ void pool_check_space_locked(struct pool *pool)
 		spin_lock_irq(&pool->lock);
 		waiting = pool->space_deadline;
 		spin_unlock_irq(&pool->lock);
-		if (waiting && space.data_free > space.data_pending)
+		if (waiting && (space.data_free > space.data_pending || !space.settling))
 			pool_recheck_held(pool);
 	}
 }
@@ -334,15 +334,16 @@ bool pool_has_found_space(struct pool *pool)
 }
 
 /*
- * Are there free blocks that only have to become available?  Writers wait for
- * them until the deadline, which does not run while blocks are passed down.
+ * Are there free blocks that only have to become available, or blocks that only
+ * have to be known to have one user left?  Writers wait for them until the
+ * deadline, which does not run while blocks are passed down.
  */
 static bool space_is_coming(struct pool *pool)
 {
 	struct thin_meta_space space;
 	bool wait;
 
-	if (thin_meta_get_space(pool->tm, &space) || !space.data_free)
+	if (thin_meta_get_space(pool->tm, &space) || (!space.data_free && !space.settling))
 		return false;
 	spin_lock_irq(&pool->lock);
 	/* A deadline long past is that of writers which went away. */

@@ -16,6 +16,7 @@ static const char * const names[NR_THIN_COUNTERS] = {
 	[THIN_FIRST_WRITE] = "first_writes",
 	[THIN_COPY] = "copies",
 	[THIN_OVERWRITE] = "overwrites",
+	[THIN_TAKE_OVER] = "take_overs",
 	[THIN_FLUSH_PASSED] = "flushes_passed",
 	[THIN_FLUSH_COMMIT] = "flushes_committed",
 	[THIN_UNMAPPED] = "unmapped",

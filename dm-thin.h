@@ -94,6 +94,7 @@ enum thin_counter {
 	THIN_FIRST_WRITE,	/* blocks provisioned for a hole */
 	THIN_COPY,		/* blocks provisioned for a shared one */
 	THIN_OVERWRITE,		/* those of both that one write covered */
+	THIN_TAKE_OVER,		/* blocks that were shared no more and not copied */
 	THIN_FLUSH_PASSED,	/* flushes that needed no commit */
 	THIN_FLUSH_COMMIT,	/* flushes and FUA writes that waited for one */
 	THIN_UNMAPPED,		/* blocks given up by discards */

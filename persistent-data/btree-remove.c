@@ -223,6 +223,8 @@ static int drop_child(struct bt_info *info, struct bt_path *path, u64 begin, u64
 	tm_put(&read);
 
 	r = tm_dec(info->tm, block, &freed);
+	if (!r && !freed)
+		tm_note_hidden_loss(info->tm);
 	if (!r)
 		r = drop_values(info, (void *)copy, *nr, freed, removed, arg);
 	free_page(copy);
@@ -417,8 +419,10 @@ static int delete_node(struct bt_info *info, u64 block, u32 depth)
 	r = tm_count(info->tm, block, &count);
 	if (r)
 		return r;
-	if (count > 1)
+	if (count > 1) {
+		tm_note_hidden_loss(info->tm);
 		return tm_dec(info->tm, block, &freed);
+	}
 	page = __get_free_page(GFP_NOIO);
 	if (!page)
 		return -ENOMEM;

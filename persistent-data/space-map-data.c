@@ -84,6 +84,25 @@ void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len)
 }
 
 /**
+ * sm_last_loss() - when did a data block last lose a reference that was not its last
+ * @sm: the map of data blocks
+ * @block: which
+ * @seq: set to a transaction not before that one, 0 for none since the map was opened
+ *
+ * Return: 0, -EILSEQ, -ENOMEM, or the errno of a read.
+ */
+int sm_last_loss(struct pd_sm *sm, u64 block, u64 *seq)
+{
+	struct sm_region *r;
+	u32 i;
+	int err = sm_find_entry(sm, block, &r, &i);
+
+	if (!err)
+		*seq = r->loss_seq;
+	return err;
+}
+
+/**
  * sm_take_reserved() - count a reserved data block, it becomes 1
  * @sm: the map of data blocks
  * @block: which

@@ -245,6 +245,9 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 	if (!count) {
 		*freed = true;
 		note_freed(sm, r, i);
+	} else {
+		r->loss_seq = sm->tm->seq;
+		sm->loss_seq = sm->tm->seq;
 	}
 	return 0;
 }

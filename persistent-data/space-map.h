@@ -48,6 +48,7 @@ struct pd_tm;
  * @held: in the layout of a bitmap: the even bit of a reserved entry, the odd
  *	one of a quarantined entry; NULL while there is none
  * @nr_held: entries in @held
+ * @loss_seq: last transaction in which an entry lost a reference and kept another
  * @dirty: in the map's list of changed regions
  */
 struct sm_region {
@@ -62,6 +63,7 @@ struct sm_region {
 	struct disk_bitmap *old;
 	u64 *held;
 	u32 nr_held;
+	u64 loss_seq;
 	struct list_head dirty;
 };
 
@@ -84,6 +86,7 @@ static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
  * @nr_reserved: blocks reserved
  * @nr_freed: blocks that lost their last reference in the open transaction
  * @nr_quarantined: blocks in quarantine
+ * @loss_seq: the largest of the regions'
  * @bitmap_root: data: root of the index tree; metadata: the index block
  * @overflow_root: root of the tree of counts above 2
  * @index: the index block (metadata only)
@@ -106,6 +109,7 @@ struct pd_sm {
 	u64 nr_reserved;
 	u64 nr_freed;
 	u64 nr_quarantined;
+	u64 loss_seq;
 	u64 bitmap_root;
 	u64 overflow_root;
 	struct disk_index *index;
@@ -140,6 +144,7 @@ int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
 /* space-map-data.c: reservations and quarantine */
 int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
 void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
+int sm_last_loss(struct pd_sm *sm, u64 block, u64 *seq);
 int sm_take_reserved(struct pd_sm *sm, u64 block);
 void sm_untake(struct pd_sm *sm, u64 block);
 struct sm_freed_page *sm_settle(struct pd_sm *sm);

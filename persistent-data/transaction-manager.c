@@ -36,12 +36,15 @@ static enum pd_kind entry_kind(void *entry)
  * @tm: filled in
  * @bm: the block manager
  * @meta: the map of metadata blocks
+ * @seq: number of the transaction
  */
-void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta)
+void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta, u64 seq)
 {
 	tm->bm = bm;
 	tm->meta = meta;
 	tm->nr_shadows = 0;
+	tm->seq = seq;
+	tm->hidden_loss_seq = 0;
 	xa_init(&tm->shadows);
 }
 

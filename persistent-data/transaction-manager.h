@@ -27,12 +27,17 @@ struct pd_sm;
  * @meta: counts metadata blocks
  * @shadows: block number to its page and kind
  * @nr_shadows: pages in @shadows
+ * @seq: number of the open transaction
+ * @hidden_loss_seq: last transaction in which a shared node was dropped, so that what it
+ *	points to lost a user that no count shows
  */
 struct pd_tm {
 	struct pd_bm *bm;
 	struct pd_sm *meta;
 	struct xarray shadows;
 	u64 nr_shadows;
+	u64 seq;
+	u64 hidden_loss_seq;
 };
 
 /**
@@ -45,7 +50,7 @@ struct pd_read {
 	struct dm_buffer *buffer;
 };
 
-void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta);
+void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta, u64 seq);
 void tm_drop(struct pd_tm *tm);
 
 int tm_read(struct pd_tm *tm, u64 block, enum pd_kind kind, bool may_block, struct pd_read *read);
@@ -58,5 +63,10 @@ int tm_dec(struct pd_tm *tm, u64 block, bool *freed);
 int tm_count(struct pd_tm *tm, u64 block, u32 *count);
 
 int tm_write_shadows(struct pd_tm *tm);
+
+static inline void tm_note_hidden_loss(struct pd_tm *tm)
+{
+	tm->hidden_loss_seq = tm->seq;
+}
 
 #endif

@@ -14,6 +14,8 @@ IMPROVEMENTS = {
     "only taking the whole pool down helps",
     "B19": "the stock module takes a snapshot of a thin that is not suspended while writes to it are under way, "
     "and these then change the snapshot",
+    "B20": "the stock module goes by the time of a mapping alone: the last owner of a block still copies it, "
+    "and needs space for that",
     "B21": "after the forced removal of a pool the stock module leaves its thins suspended for ever; their I/O hangs",
     "stats": "the stock module counts nothing and knows no such message",
     "B14": "the stock module silently ignores another block size in a reloaded table",

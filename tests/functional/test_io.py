@@ -303,3 +303,55 @@ def test_mkfs_and_fstrim(rig, fs):
         assert pool.status().used <= full - 32 * 16 + 16
     finally:
         proc.run("umount", where)
+
+
+# -- blocks that are shared no more ------------------------------------------------------
+
+
+def lose_by_delete(pool, thin):
+    pool.snapshot(thin, 1)
+    pool.delete(1)
+
+
+def lose_by_discard(pool, thin):
+    pool.snapshot(thin, 1)
+    snap = pool.activate(1)
+    snap.discard_blocks(0, 8)
+    snap.remove()
+
+
+def lose_by_release(pool, thin):
+    pool.snapshot(thin, 1)
+    pool.message("reserve_metadata_snap")
+    pool.delete(1)
+    pool.message("release_metadata_snap")
+
+
+@pytest.mark.improvement("B20")
+@pytest.mark.parametrize("lose", [lose_by_delete, lose_by_discard, lose_by_release])
+def test_last_owner_of_a_block_writes_in_place(rig, lose):
+    """In a pool without a free block, so that no copy can be made."""
+    pool = rig.pool(size=8 * 65536, features=["error_if_no_space"])
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 8, seed=1)
+    lose(pool, thin)
+    for block in range(8):
+        thin.write(block * pool.block + 4096, bytes(4096))
+    thin.verify(0, 4096, seed=1)
+    thin.verify_zero(4096, 4096)
+    thin.verify(8192, pool.block - 8192, seed=1)
+    status = pool.status()
+    assert (status.mode, status.used) == ("rw", 8)
+
+
+def test_block_that_others_have_is_copied(rig):
+    pool = rig.pool(size=16 * 65536)
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    pool.snapshot(thin, 1)
+    pool.snapshot(thin, 2)
+    pool.delete(1)
+    thin.fill_blocks(0, 4, seed=2)
+    pool.activate(2).verify_blocks(0, 4, seed=1)
+    thin.verify_blocks(0, 4, seed=2)
+    assert pool.status().used == 8

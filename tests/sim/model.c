@@ -229,6 +229,14 @@ void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, state_freed_f
 	set->m[i] = (struct mapping){ v, b, s->time };
 }
 
+/* The mapping of @v, which is there, is of now. */
+void state_stamp(struct state *s, struct mdev *dev, u64 v)
+{
+	struct mapset *set = set_own(dev);
+
+	set->m[mapset_lower(set, v)].t = s->time;
+}
+
 void state_remove(struct state *s, struct mdev *dev, u64 begin, u64 end, state_freed_fn freed, void *arg)
 {
 	size_t i = mapset_lower(dev->set, begin), k = mapset_lower(dev->set, end), n;

@@ -55,6 +55,7 @@ void state_snap(struct state *s, u32 id, u32 origin);
 typedef void (*state_freed_fn)(void *arg, u64 block);
 void state_delete(struct state *s, u32 id, state_freed_fn freed, void *arg);
 void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, state_freed_fn freed, void *arg);
+void state_stamp(struct state *s, struct mdev *dev, u64 v);
 void state_remove(struct state *s, struct mdev *dev, u64 begin, u64 end, state_freed_fn freed, void *arg);
 void state_hold(struct state *s);
 void state_release(struct state *s, state_freed_fn freed, void *arg);

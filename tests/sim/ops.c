@@ -298,6 +298,53 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	}
 }
 
+/* Nobody but this mapping may find the block: not now, not after a power cut, not with a bio. */
+static void check_sole_user(struct world *w, u32 id, u64 v, u64 b)
+{
+	struct mdev *dev = state_dev(w->durable, id);
+	const struct mapping *m = dev ? mapset_find(dev->set, v) : NULL;
+	size_t i;
+
+	if (w->open->refs[b] != 1)
+		sim_fail("took over data block %llu, which has %u users", b, w->open->refs[b]);
+	if (b < w->durable->data_blocks && w->durable->refs[b] &&
+	    (w->durable->refs[b] != 1 || !m || m->b != b))
+		sim_fail("took over data block %llu, which others use in the durable state", b);
+	for (i = 0; i < w->nr_sets; i++)
+		if (w->sets[i].commit_nr <= w->shared_nr[b])
+			sim_fail("took over data block %llu, which bios of others may be reading", b);
+}
+
+/* Keep blocks that look shared, as a write does before it copies them. */
+void op_take_over(struct world *w, u32 id, u64 v, u64 nr)
+{
+	struct thin_dev *td = world_dev(w, id);
+	struct mdev *dev = must_dev(w, id);
+	const struct mapping *m;
+	int r;
+
+	note_op(w, "take over dev %u block %llu+%llu", id, v, nr);
+	while (nr--) {
+		m = mapset_find(dev->set, v);
+		r = thin_dev_take_over(td, v, m ? m->b : 7);
+		sim_api_end("thin_dev_take_over");
+		if (!m && r != -ESTALE && survived(w, "thin_dev_take_over", r))
+			sim_fail("took over block %llu of device %u, which is a hole: %d", v, id, r);
+		if (m && r != -EBUSY && !survived(w, "thin_dev_take_over", r))
+			return;
+		/* The way to a mapping may have been copied in vain. */
+		if (thin_dev_changed_seq(td) == thin_meta_open_seq(w->tm))
+			mark_changed(w, id);
+		if (m && !r) {
+			check_sole_user(w, id, v, m->b);
+			state_stamp(w->open, dev, v);
+			stats.takeovers++;
+		}
+		settle(w, "thin_dev_take_over");
+		v++;
+	}
+}
+
 /* Inserts of which some do not find what they expect. */
 void op_stale(struct world *w, u32 id, u64 v)
 {

@@ -116,6 +116,43 @@ static u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
 	return rng_below(&w->rng, s->max_vblock);
 }
 
+/* A snapshot gives up what it shares in one way or another, at once or not: who may have it alone now? */
+static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
+{
+	u64 v = pick_vblock(w, s, id), nr = 1 + rng_below(&w->rng, 16), openings = w->openings;
+	unsigned int tries = 1 + rng_below(&w->rng, 3);
+	u32 snap = new_id(w, s);
+
+	op_snap(w, snap, id);
+	if (rng_chance(&w->rng, 80))
+		op_commit(w);
+	if (rng_chance(&w->rng, 30))
+		op_hold(w);
+	if (state_dev(w->open, snap)) {
+		switch (rng_below(&w->rng, 3)) {
+		case 0:
+			op_remove(w, snap, v, v + nr, 1000000);
+			break;
+		case 1:
+			op_write(w, snap, v, nr, false);
+			break;
+		default:
+			op_delete(w, snap);
+			break;
+		}
+	}
+	while (tries-- && w->openings == openings && state_dev(w->open, id)) {
+		if (rng_chance(&w->rng, 50))
+			op_commit(w);
+		if (rng_chance(&w->rng, 50))
+			op_release_hold(w);
+		if (rng_chance(&w->rng, 50))
+			op_release_sets(w, w->nr_sets);
+		if (w->openings == openings && state_dev(w->open, id))
+			op_take_over(w, id, v, nr);
+	}
+}
+
 /* Upwards in large pieces, downwards or scattered in small ones: trees of every shape. */
 static void bulk_write(struct world *w, u32 id, u64 v, u64 nr)
 {
@@ -183,6 +220,8 @@ static void one_op(struct world *w, const struct shape *s)
 		look_around(w, id, v, n);
 		op_remove(w, id, v, v + min_t(u64, n, ~0ULL - v), rng_chance(&w->rng, 20) ? 1 : 1000000);
 		look_around(w, id, v, n);
+	} else if (dice < 530 && there) {
+		lose_and_take_over(w, s, id);
 	} else if (dice < 545 && there) {
 		v = pick_vblock(w, s, id);
 		w->last_v = v;
@@ -284,9 +323,10 @@ static void history(u64 seed)
 
 static void print_stats(void)
 {
-	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu times with no metadata left, %llu retries, %llu failures made to happen, %llu deletes in several commits, %llu stale inserts\n",
+	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu times with no metadata left, %llu retries, %llu failures made to happen, %llu deletes in several commits, %llu stale inserts, %llu blocks taken over\n",
 	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
-	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale);
+	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale,
+	       stats.takeovers);
 	printf("sim: %llu power cuts (%llu reopened and written to); external judges: %llu images by thin_check 0.9 and 1.x and thin_dump, %llu by another decoder; at most %d buffers held\n",
 	       stats.cuts, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
 }

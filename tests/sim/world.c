@@ -127,6 +127,8 @@ void size_books(struct world *w, u64 nr)
 	w->is_reserved = must_have(realloc(w->is_reserved, nr + 1));
 	w->quarantined = must_have(realloc(w->quarantined, (nr + 1) * sizeof(*w->quarantined)));
 	w->dropped = must_have(realloc(w->dropped, nr + 1));
+	w->shared_nr = must_have(realloc(w->shared_nr, (nr + 1) * sizeof(*w->shared_nr)));
+	memset(w->shared_nr + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->shared_nr));
 	memset(w->is_reserved + w->cap_data, 0, nr + 1 - w->cap_data);
 	memset(w->quarantined + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->quarantined));
 	memset(w->dropped + w->cap_data, 0, nr + 1 - w->cap_data);
@@ -167,12 +169,17 @@ static void fill_sets(struct world *w)
 	struct freed_set *set;
 	size_t i;
 
+	w->commit_nr++;
+	for (b = 0; b < w->durable->data_blocks; b++)
+		if (w->durable->refs[b] > 1)
+			w->shared_nr[b] = w->commit_nr;
 	for (b = 0; b < nr; b++)
 		n += w->dropped[b] && !w->open->refs[b];
 	if (w->ops.freed && n && !w->nr_new_sets && w->tm)
 		sim_fail("the commit freed %llu data blocks and announced no set", n);
 	for (i = 0; i < w->nr_new_sets; i++) {
 		set = &w->sets[w->nr_sets + i];
+		set->commit_nr = w->commit_nr;
 		for (b = 0; b < nr && thin_freed_next(set->set, b, nr, &fb, &fe); b = fe) {
 			if (fb < b || fe <= fb || fe > nr)
 				sim_fail("thin_freed_next from %llu gave [%llu, %llu)", b, fb, fe);
@@ -337,6 +344,7 @@ void world_exit(struct world *w)
 	free(w->is_reserved);
 	free(w->quarantined);
 	free(w->dropped);
+	free(w->shared_nr);
 	world_now = NULL;
 }
 

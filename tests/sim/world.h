@@ -25,6 +25,7 @@ struct handle {
 
 struct freed_set {
 	struct thin_freed *set;
+	u64 commit_nr;
 	u64 *blocks;
 	size_t nr;
 };
@@ -41,7 +42,7 @@ extern struct options opt;
 
 struct stats {
 	u64 ops, commits, cuts, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
-	u64 oracle, tool_commits, reopens, resizes, again, full, faults, partial;
+	u64 oracle, tool_commits, reopens, resizes, again, full, faults, partial, takeovers;
 };
 extern struct stats stats;
 
@@ -62,6 +63,9 @@ struct world {
 	u8 *is_reserved;
 	u16 *quarantined;
 	u8 *dropped;
+	/* commits seen; the last one before which more than one user of a block was durable */
+	u64 commit_nr;
+	u64 *shared_nr;
 	u64 cap_data;
 	struct freed_set sets[MAX_SETS];
 	size_t nr_sets;
@@ -99,6 +103,7 @@ void op_create(struct world *w, u32 id);
 void op_snap(struct world *w, u32 id, u32 origin);
 void op_delete(struct world *w, u32 id);
 void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new);
+void op_take_over(struct world *w, u32 id, u64 v, u64 nr);
 void op_stale(struct world *w, u32 id, u64 v);
 void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_steps);
 void op_reserve_only(struct world *w, u64 want);
