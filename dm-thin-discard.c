@@ -8,8 +8,11 @@
  * blocks down to the data device follows behind, after the commit that made
  * the loss durable (dm-thin-reclaim.c).
  *
+ * Zeroes for whole blocks that read as zeroes when they are unmapped go the same
+ * way.
+ *
  * In the modes that cannot change metadata a discard succeeds without effect
- * (behaviour 6.1).
+ * (behaviour 6.1); zeroes fail.
  */
 #include "dm-thin.h"
 
@@ -20,8 +23,21 @@ static bool can_unmap(struct pool *pool)
 	return pool_mode(pool) <= PM_OUT_OF_DATA_SPACE;
 }
 
-/* The whole blocks inside a bio; false when there are none. */
-static bool whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *end)
+static void end_unserved(struct bio *bio)
+{
+	thin_end_bio(bio, bio_op(bio) == REQ_OP_DISCARD ? BLK_STS_OK : BLK_STS_IOERR);
+}
+
+/**
+ * thin_whole_blocks - the whole blocks inside a bio
+ * @pool: pool
+ * @bio: any bio with a sector relative to its target
+ * @begin: set to the first virtual block
+ * @end: set to one past the last
+ *
+ * Return: false when there are none.
+ */
+bool thin_whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *end)
 {
 	*begin = pool_block(pool, bio->bi_iter.bi_sector + pool->block_sectors - 1);
 	*end = pool_block(pool, bio_end_sector(bio));
@@ -29,9 +45,9 @@ static bool whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *en
 }
 
 /**
- * thin_discard_map - a discard arrives
+ * thin_discard_map - a bio that unmaps arrives
  * @tt: the table
- * @bio: the discard, of any length
+ * @bio: a discard of any length, or zeroes for whole blocks
  *
  * Submit context.
  *
@@ -41,17 +57,20 @@ int thin_discard_map(struct thin_target *tt, struct bio *bio)
 {
 	u64 begin, end;
 
-	if (!whole_blocks(tt->pool, bio, &begin, &end) || !can_unmap(tt->pool))
+	thin_bio(bio)->unmaps = true;
+	if (!thin_whole_blocks(tt->pool, bio, &begin, &end))
 		bio_endio(bio);
+	else if (!can_unmap(tt->pool))
+		end_unserved(bio);
 	else
 		thin_vol_defer(tt->vol, bio);
 	return DM_MAPIO_SUBMITTED;
 }
 
 /**
- * thin_discard_begin - claim the range of a discard
+ * thin_discard_begin - claim the range of a bio that unmaps
  * @vol: volume; called by its worker
- * @bio: the discard
+ * @bio: as it came to thin_discard_map()
  *
  * Return: false when there is no memory; @bio has to come again.
  */
@@ -62,8 +81,8 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 	struct thin_busy *busy;
 	u64 begin, end;
 
-	if (!whole_blocks(pool, bio, &begin, &end) || !can_unmap(pool)) {
-		bio_endio(bio);
+	if (!can_unmap(pool) || !thin_whole_blocks(pool, bio, &begin, &end)) {
+		end_unserved(bio);
 		return true;
 	}
 	if (READ_ONCE(vol->fences)) {
@@ -126,7 +145,8 @@ bool thin_discard_step(struct thin_vol *vol)
 		return false;
 
 	if (!can_unmap(pool)) {
-		finish(vol, d, pool_mode(pool) == PM_FAIL ? BLK_STS_IOERR : BLK_STS_OK);
+		finish(vol, d, pool_mode(pool) == PM_FAIL || bio_op(d->bio) != REQ_OP_DISCARD ?
+			       BLK_STS_IOERR : BLK_STS_OK);
 		return !list_empty(&vol->discards);
 	}
 

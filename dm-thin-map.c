@@ -2,9 +2,9 @@
 /*
  * Road 1: bios whose block is mapped, and the fork to the other roads.
  *
- * map() tries without blocking; what it cannot answer goes to the volume's
- * worker, which looks again with all the time it needs.  The mapping cache
- * will take the place of thin_dev_find() in try_map().
+ * map() tries without blocking, for as many blocks as are contiguous on the data
+ * device; what it cannot answer goes to the volume's worker, a block at a time,
+ * which looks again with all the time it needs.
  *
  * The epoch is entered before the lookup and left when the bio's I/O has
  * ended (thin_end_io()), so that the block found stays what it is.
@@ -81,11 +81,64 @@ static int map_flush(struct thin_target *tt, struct bio *bio)
 	return DM_MAPIO_SUBMITTED;
 }
 
+/* Only map may shorten a bio; the core sends the rest again. */
+static void accept(struct pool *pool, struct bio *bio, u64 end_block)
+{
+	sector_t end = pool_block_sector(pool, end_block);
+
+	if (end < bio_end_sector(bio))
+		dm_accept_partial_bio(bio, end - bio->bi_iter.bi_sector);
+}
+
+/* What map cannot answer: one block for the worker, unless the submitter would not wait. */
+static int defer(struct thin_vol *vol, struct bio *bio, u64 vblock,
+		 void (*queue)(struct thin_vol *vol, struct bio *bio))
+{
+	if (bio->bi_opf & REQ_NOWAIT) {
+		bio_wouldblock_error(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	accept(vol->pool, bio, vblock + 1);
+	queue(vol, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* Do holes of this table read as zeroes, and go on doing so around later writes? */
+static bool holes_are_zero(struct thin_target *tt)
+{
+	return tt->pool->features.zero_new_blocks && !tt->origin_dev;
+}
+
+static bool is_zeroed_hole(struct thin_target *tt, struct bio *bio)
+{
+	return bio_op(bio) == REQ_OP_WRITE_ZEROES && !(bio->bi_opf & REQ_NOUNMAP) &&
+	       holes_are_zero(tt);
+}
+
+static int map_hole(struct thin_target *tt, struct bio *bio, u64 end_block)
+{
+	struct thin_vol *vol = tt->vol;
+
+	accept(vol->pool, bio, end_block);
+	thin_count(vol, THIN_READ_HOLE);
+	if (op_is_write(bio_op(bio)) || !remap_hole(tt, bio)) {
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (bio->bi_opf & REQ_NOWAIT) {
+		bio_wouldblock_error(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	return DM_MAPIO_REMAPPED;
+}
+
 static int try_map(struct thin_target *tt, struct bio *bio)
 {
 	struct thin_vol *vol = tt->vol;
 	struct pool *pool = vol->pool;
 	struct thin_bio *tb = thin_bio(bio);
+	u64 vblock = pool_block(pool, bio->bi_iter.bi_sector);
+	u64 nr = pool_block(pool, bio_end_sector(bio) - 1) - vblock + 1, len = 1;
 	bool write = op_is_write(bio_op(bio));
 	struct thin_map map;
 	int r;
@@ -93,41 +146,59 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 	if (!write) {
 		thin_epoch_enter(vol, tb);
 	} else if (unlikely(!thin_epoch_enter_write(vol, tb))) {
-		thin_vol_hold_fenced(vol, bio);
-		return DM_MAPIO_SUBMITTED;
+		return defer(vol, bio, vblock, thin_vol_hold_fenced);
 	}
-	r = thin_dev_find(vol->td, pool_block(pool, bio->bi_iter.bi_sector), false, &map);
-	switch (r) {
-	case 0:
-		if (write && map.shared)
-			break;
-		if (block_exists(pool, map.block) && remap(tt, bio, map.block)) {
-			thin_count(vol, write ? THIN_WRITE_HIT : THIN_READ_HIT);
-			return DM_MAPIO_REMAPPED;
+	if (nr == 1)
+		r = thin_dev_find(vol->td, vblock, false, &map);
+	else
+		r = thin_dev_find_run(vol->td, vblock, nr, write, &map, &len);
+	if (!r && !(write && map.shared)) {
+		accept(pool, bio, vblock + len);
+		if (!block_exists(pool, map.block + len - 1) || !remap(tt, bio, map.block)) {
+			thin_epoch_leave(vol, tb);
+			return DM_MAPIO_KILL;
 		}
-		thin_epoch_leave(vol, tb);
-		return DM_MAPIO_KILL;
-	case -ENODATA:
-		if (write)
-			break;
-		thin_epoch_leave(vol, tb);
-		thin_count(vol, THIN_READ_HOLE);
-		if (remap_hole(tt, bio))
-			return DM_MAPIO_REMAPPED;
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	default:
-		break;
+		thin_count(vol, write ? THIN_WRITE_HIT : THIN_READ_HIT);
+		return DM_MAPIO_REMAPPED;
 	}
 	thin_epoch_leave(vol, tb);
-	thin_vol_defer(vol, bio);
-	return DM_MAPIO_SUBMITTED;
+	if (r == -ENODATA && (!write || is_zeroed_hole(tt, bio)))
+		return map_hole(tt, bio, vblock + (tt->origin_dev ? 1 : len));
+	return defer(vol, bio, vblock, thin_vol_defer);
+}
+
+/*
+ * Zeroes.  Whole blocks that read as zeroes without a mapping are unmapped; a head
+ * and a tail before and behind them are writes, and so is everything elsewhere.
+ */
+static int map_zeroes(struct thin_target *tt, struct bio *bio)
+{
+	struct pool *pool = tt->pool;
+	u64 begin, end;
+
+	if (bio->bi_opf & REQ_NOUNMAP || !holes_are_zero(tt) ||
+	    !thin_whole_blocks(pool, bio, &begin, &end))
+		return try_map(tt, bio);
+	if (bio->bi_iter.bi_sector < pool_block_sector(pool, begin)) {
+		accept(pool, bio, begin);
+		return try_map(tt, bio);
+	}
+	accept(pool, bio, end);
+	return thin_discard_map(tt, bio);
+}
+
+/* The core promises not to split it, so neither may this target. */
+static bool atomic_but_split(struct pool *pool, struct bio *bio)
+{
+	return bio->bi_opf & REQ_ATOMIC &&
+	       pool_block(pool, bio->bi_iter.bi_sector) !=
+	       pool_block(pool, bio_end_sector(bio) - 1);
 }
 
 /**
  * thin_map_bio - a bio arrives at a thin
  * @tt: the table
- * @bio: the core's clone; lies in one block unless it is a discard
+ * @bio: the core's clone
  *
  * Submit context: does not block.
  *
@@ -143,6 +214,7 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 	tb->work = NULL;
 	tb->epoch = -1;
 	tb->durable = false;
+	tb->unmaps = false;
 	bio->bi_iter.bi_sector = dm_target_offset(tt->ti, bio->bi_iter.bi_sector);
 
 	if (unlikely(thin_requeues(tt)))
@@ -154,16 +226,22 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
-		/* Only map may shorten a bio; a hole is read from one place only. */
+		/* A hole is read from one place only. */
 		sector = bio->bi_iter.bi_sector;
 		if (unlikely(tt->origin_dev) && sector < tt->origin_len &&
 		    bio_end_sector(bio) > tt->origin_len)
 			dm_accept_partial_bio(bio, tt->origin_len - sector);
 		return try_map(tt, bio);
 	case REQ_OP_WRITE:
+		if (unlikely(atomic_but_split(pool, bio))) {
+			thin_end_bio(bio, BLK_STS_INVAL);
+			return DM_MAPIO_SUBMITTED;
+		}
 		return try_map(tt, bio);
 	case REQ_OP_DISCARD:
 		return thin_discard_map(tt, bio);
+	case REQ_OP_WRITE_ZEROES:
+		return map_zeroes(tt, bio);
 	default:
 		return DM_MAPIO_KILL;
 	}
@@ -274,7 +352,7 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 		thin_end_bio(bio, pool_error_status(pool));
 		return true;
 	}
-	if (bio_op(bio) == REQ_OP_DISCARD)
+	if (tb->unmaps)
 		return thin_discard_begin(vol, bio);
 
 	if (write) {
@@ -299,9 +377,9 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 		issue(tb->tt, bio, map.block);
 		return true;
 	}
-	if (r == -ENODATA && !write) {
+	if (r == -ENODATA && (!write || is_zeroed_hole(tb->tt, bio))) {
 		thin_epoch_leave(vol, tb);
-		if (remap_hole(tb->tt, bio))
+		if (!write && remap_hole(tb->tt, bio))
 			dm_submit_bio_remap(bio, NULL);
 		else
 			bio_endio(bio);

@@ -220,6 +220,59 @@ int dev_cache_find(struct thin_dev *td, u64 vblock, u64 *value)
 	return 0;
 }
 
+/* Does @word go on where a run of @nr mappings that begins with @first has got to? */
+static bool continues(u64 word, u64 first, u64 nr, u32 min_time)
+{
+	return word < WORD_HOLE && mapping_block(word) == mapping_block(first) + nr &&
+	       mapping_time(word) >= min_time;
+}
+
+/**
+ * dev_cache_find_run() - what is known of some blocks
+ * @td: the device
+ * @vblock: the first virtual block
+ * @nr: blocks of interest, at least 1
+ * @min_time: mappings behind the first one that are older end the run
+ * @value: set to the first mapping as it is on disk
+ * @len: set to the blocks known to be contiguous on the data device, or to be holes
+ *
+ * As dev_cache_find(), and so is what it returns.
+ */
+int dev_cache_find_run(struct thin_dev *td, u64 vblock, u64 nr, u32 min_time, u64 *value, u64 *len)
+{
+	u64 first = WORD_UNKNOWN, n = 0;
+
+	rcu_read_lock();
+	while (n < nr) {
+		u64 at = vblock + n, end = (at | (CHUNK_WORDS - 1)) + 1;
+		struct cache_chunk *chunk = xa_load(&td->cache, at >> CHUNK_SHIFT);
+
+		end = min(end, vblock + nr);
+		for (; chunk && at < end; at++, n++) {
+			u64 word = smp_load_acquire(&chunk->words[at % CHUNK_WORDS]);
+
+			if (!n)
+				first = word;
+			else if (first == WORD_HOLE ? word != WORD_HOLE :
+						      !continues(word, first, n, min_time))
+				break;
+			if (first == WORD_UNKNOWN)
+				break;
+		}
+		if (!chunk || at < end)
+			break;
+	}
+	rcu_read_unlock();
+
+	*len = n;
+	if (first == WORD_UNKNOWN)
+		return -EWOULDBLOCK;
+	if (first == WORD_HOLE)
+		return -ENODATA;
+	*value = first;
+	return 0;
+}
+
 /* ---- filling ---- */
 
 /* On a damaged disk even the two special words can be met; look again each time. */

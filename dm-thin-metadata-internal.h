@@ -175,6 +175,7 @@ void dev_cache_init(struct thin_dev *td);
 void dev_cache_exit(struct thin_dev *td);
 void dev_cache_drop(struct thin_dev *td);
 int dev_cache_find(struct thin_dev *td, u64 vblock, u64 *value);
+int dev_cache_find_run(struct thin_dev *td, u64 vblock, u64 nr, u32 min_time, u64 *value, u64 *len);
 void dev_cache_fill(struct thin_dev *td, u64 vblock, const struct bt_leaf *leaf, gfp_t gfp);
 void dev_cache_set(struct thin_dev *td, u64 vblock, u64 value);
 void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend);

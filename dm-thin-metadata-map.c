@@ -102,6 +102,58 @@ int thin_dev_find(struct thin_dev *td, u64 vblock, bool may_block, struct thin_m
 	return check_block(td, map);
 }
 
+static int cached_run(struct thin_dev *td, u64 vblock, u64 nr, bool write, struct thin_map *map,
+		      u64 *len)
+{
+	/* As in thin_dev_find(). */
+	u32 snapshotted_time = smp_load_acquire(&td->snapshotted_time);
+	u64 value, durable;
+	int r;
+
+	r = dev_cache_find_run(td, vblock, nr, write ? snapshotted_time : 0, &value, len);
+	if (r)
+		return r;
+	unpack(value, snapshotted_time, map);
+	r = check_block(td, map);
+	durable = READ_ONCE(td->tm->data_sm.durable_blocks);
+	if (!r)
+		*len = min(*len, durable - map->block);
+	return r;
+}
+
+/**
+ * thin_dev_find_run() - a run of blocks, as far as it is in memory
+ * @td: the device
+ * @vblock: the first virtual block
+ * @nr: blocks of interest, at least 1
+ * @write: all blocks of the run must be as the first one is in not being shared
+ * @map: filled in for the first block
+ * @len: set to the blocks, contiguous on the data device or all holes; the run may
+ *	go on behind them
+ *
+ * Does not wait.
+ *
+ * Return: as thin_dev_find().
+ */
+int thin_dev_find_run(struct thin_dev *td, u64 vblock, u64 nr, bool write, struct thin_map *map,
+		      u64 *len)
+{
+	int r = cached_run(td, vblock, nr, write, map, len);
+	struct thin_map first;
+
+	if (r != -EWOULDBLOCK)
+		return r;
+	r = find_in_tree(td, vblock, false, &first);
+	if (r && r != -ENODATA)
+		return r;
+	/* The leaf has told of more. */
+	if (cached_run(td, vblock, nr, write, map, len) != r) {
+		*map = first;
+		*len = 1;
+	}
+	return r;
+}
+
 /* Add what follows without a gap; stops at the first entry that does not. */
 static bool extend(struct thin_dev *td, const struct bt_leaf *leaf, u64 vend,
 		   struct thin_range *range)

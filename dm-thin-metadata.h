@@ -195,6 +195,8 @@ struct thin_range {
 };
 
 int thin_dev_find(struct thin_dev *td, u64 vblock, bool may_block, struct thin_map *map);
+int thin_dev_find_run(struct thin_dev *td, u64 vblock, u64 nr, bool write, struct thin_map *map,
+		      u64 *len);
 int thin_dev_find_range(struct thin_dev *td, u64 vbegin, u64 vend, bool may_block,
 			struct thin_range *range);
 void thin_dev_prefetch(struct thin_dev *td, u64 vblock);

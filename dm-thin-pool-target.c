@@ -152,6 +152,7 @@ static int pool_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 
 	ti->num_flush_bios = 1;
+	ti->num_write_zeroes_bios = 1;
 	ti->limit_swap_bios = true;
 	if (pt->requested.discard_enabled && pt->requested.discard_passdown) {
 		ti->num_discard_bios = 1;
@@ -413,7 +414,7 @@ static void pool_io_hints(struct dm_target *ti, struct queue_limits *limits)
 struct target_type pool_target_type = {
 	.name = "thin-pool",
 	.features = DM_TARGET_SINGLETON | DM_TARGET_ALWAYS_WRITEABLE | DM_TARGET_IMMUTABLE |
-		    COMPAT_TARGET_PASSES_CRYPTO,
+		    DM_TARGET_NOWAIT | COMPAT_TARGET_PASSES_CRYPTO | COMPAT_TARGET_ATOMIC_WRITES,
 	.version = {1, 24, 0},
 	.module = THIS_MODULE,
 	.ctr = pool_ctr,

@@ -109,7 +109,7 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 	while ((bio = bio_list_pop(&bios))) {
 		enum pool_mode mode = pool_mode(pool);
 
-		if (bio_op(bio) == REQ_OP_DISCARD)
+		if (thin_bio(bio)->unmaps)
 			thin_vol_defer(vol, bio);
 		else if (failed || mode > PM_OUT_OF_DATA_SPACE)
 			thin_end_bio(bio, pool_error_status(pool));
@@ -295,7 +295,7 @@ static void fail(struct thin_work *work, blk_status_t status)
 	free_work(work, &bios);
 	while ((bio = bio_list_pop(&bios))) {
 		thin_bio(bio)->durable = false;
-		if (bio_op(bio) == REQ_OP_DISCARD)
+		if (thin_bio(bio)->unmaps)
 			thin_vol_defer(vol, bio);
 		else
 			thin_end_bio(bio, status);
@@ -344,7 +344,7 @@ static void complete_work(struct thin_work *work)
 		}
 	}
 	while ((bio = bio_list_pop(&work->busy.waiters))) {
-		if (bio_op(bio) != REQ_OP_WRITE || !thin_map_again(vol, bio, work->block))
+		if (thin_bio(bio)->unmaps || !thin_map_again(vol, bio, work->block))
 			bio_list_add(&later, bio);
 	}
 	free_work(work, &later);

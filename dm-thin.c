@@ -97,15 +97,10 @@ out:
 	return r;
 }
 
-static int set_limits(struct dm_target *ti, struct pool *pool)
+static void set_limits(struct dm_target *ti, struct pool *pool)
 {
-	int r;
-
-	/* A bio other than a discard stays within a block. */
-	r = dm_set_target_max_io_len(ti, pool->block_sectors);
-	if (r)
-		return r;
 	ti->num_flush_bios = 1;
+	ti->num_write_zeroes_bios = 1;
 	ti->flush_supported = true;
 	ti->limit_swap_bios = true;
 	ti->accounts_remapped_io = true;
@@ -114,7 +109,6 @@ static int set_limits(struct dm_target *ti, struct pool *pool)
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
 	}
-	return 0;
 }
 
 /* Arguments: <pool dev> <device id> [<external origin dev>] */
@@ -147,9 +141,7 @@ static int thin_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	r = find_pool(ti, tt);
 	if (r)
 		goto bad;
-	r = set_limits(ti, tt->pool);
-	if (r)
-		goto bad;
+	set_limits(ti, tt->pool);
 	r = join_pool(ti, tt, id);
 	if (r)
 		goto bad;
@@ -308,16 +300,19 @@ static void thin_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct thin_target *tt = ti->private;
 	struct pool *pool = tt->pool;
+	u64 block = pool->block_sectors << SECTOR_SHIFT;
 
+	/* Blocks lie anywhere: only what cannot straddle two of them is atomic. */
+	compat_limit_atomic_writes(limits, block & -block);
 	if (!pool->features.discard_enabled)
 		return;
-	limits->discard_granularity = pool->block_sectors << SECTOR_SHIFT;
+	limits->discard_granularity = block;
 	compat_set_max_discard(limits, compat_thin_max_discard(pool->block_sectors));
 }
 
 struct target_type thin_target_type = {
 	.name = "thin",
-	.features = COMPAT_TARGET_PASSES_CRYPTO,
+	.features = DM_TARGET_NOWAIT | COMPAT_TARGET_PASSES_CRYPTO | COMPAT_TARGET_ATOMIC_WRITES,
 	.version = {1, 24, 0},
 	.module = THIS_MODULE,
 	.ctr = thin_ctr,

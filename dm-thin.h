@@ -410,6 +410,7 @@ struct thin_discard {
  * @work: the work that this bio is the whole-block write of
  * @epoch: reader index in the volume's domain, or -1
  * @durable: when its write has ended, the bio waits for a commit
+ * @unmaps: it gives up whole blocks: a discard, or zeroes where holes read so
  */
 struct thin_bio {
 	struct thin_target *tt;
@@ -417,6 +418,7 @@ struct thin_bio {
 	struct thin_work *work;
 	int epoch;
 	bool durable;
+	bool unmaps;
 };
 
 /* ---- small things ---- */
@@ -539,6 +541,7 @@ void thin_provision_exit(struct pool *pool);
 /* ---- dm-thin-discard.c ---- */
 
 int thin_discard_map(struct thin_target *tt, struct bio *bio);
+bool thin_whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *end);
 bool thin_discard_begin(struct thin_vol *vol, struct bio *bio);
 bool thin_discard_step(struct thin_vol *vol);
 int thin_discard_init(struct pool *pool);

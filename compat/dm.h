@@ -33,6 +33,28 @@ typedef fmode_t blk_mode_t;
 #define COMPAT_TARGET_PASSES_CRYPTO	DM_TARGET_PASSES_CRYPTO
 #endif
 
+/* Atomic writes came to device-mapper with 6.13. */
+#ifdef DM_TARGET_ATOMIC_WRITES
+#define COMPAT_TARGET_ATOMIC_WRITES	DM_TARGET_ATOMIC_WRITES
+#else
+#define COMPAT_TARGET_ATOMIC_WRITES	0
+#endif
+
+#ifndef REQ_ATOMIC
+#define REQ_ATOMIC	((__force blk_opf_t)0)
+#endif
+
+/* No atomic write may be larger than @bytes, a power of two. */
+static inline void compat_limit_atomic_writes(struct queue_limits *limits, unsigned int bytes)
+{
+#ifdef DM_TARGET_ATOMIC_WRITES
+	limits->atomic_write_hw_max = min(limits->atomic_write_hw_max, bytes);
+	limits->atomic_write_hw_unit_max = min(limits->atomic_write_hw_unit_max, bytes);
+	if (limits->atomic_write_hw_unit_min > bytes)
+		limits->atomic_write_hw_unit_max = 0;
+#endif
+}
+
 /* The most that one discard of a thin may cover, in sectors. */
 static inline unsigned int compat_thin_max_discard(sector_t block_sectors)
 {

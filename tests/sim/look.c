@@ -6,25 +6,6 @@
 #include <string.h>
 #include "world.h"
 
-/*
- * Look at some blocks of a range and around it, in the device and in others
- * that may share them.  Before a change this fills caches, behind it they
- * must not answer with what was.
- */
-void look_around(struct world *w, u32 id, u64 v, u64 nr)
-{
-	unsigned int devs, k;
-	u32 other = id;
-
-	for (devs = 0; devs < 3; devs++) {
-		for (k = 0; k < 5 && state_dev(w->open, other); k++)
-			look_point(w, other, v - min_t(u64, v, 2) + rng_below(&w->rng, min_t(u64, nr, 5000) + 4));
-		if (!w->open->live.nr)
-			return;
-		other = w->open->live.d[rng_below(&w->rng, w->open->live.nr)].id;
-	}
-}
-
 void look_point(struct world *w, u32 id, u64 v)
 {
 	struct thin_dev *td = world_dev(w, id);
@@ -53,6 +34,56 @@ void look_point(struct world *w, u32 id, u64 v)
 	if (map.block != m->b || map.time != m->t || map.shared != (dev->stime > m->t))
 		sim_fail("find dev %u block %llu: %llu time %u shared %d, the model %llu %u %d (snapshotted %u)",
 			 id, v, map.block, map.time, map.shared, m->b, m->t, dev->stime > m->t, dev->stime);
+}
+
+/* What map asks for a bio of several blocks. */
+static void look_run(struct world *w, u32 id, u64 v, u64 nr)
+{
+	struct thin_dev *td = world_dev(w, id);
+	struct mdev *dev = must_dev(w, id);
+	bool write = rng_chance(&w->rng, 50), hole;
+	const struct mapping *m;
+	struct thin_map map;
+	u64 len = 0, k;
+	int r;
+
+	world_what = "find_run";
+	r = thin_dev_find_run(td, v, nr, write, &map, &len);
+	sim_api_end("thin_dev_find_run");
+	if (r == -EWOULDBLOCK || (r && injected(w, r)))
+		return;
+	hole = r == -ENODATA;
+	if ((r && !hole) || !len || len > nr)
+		sim_fail("find_run dev %u block %llu+%llu: %d, length %llu", id, v, nr, r, len);
+	for (k = 0; k < len; k++) {
+		m = mapset_find(dev->set, v + k);
+		if (!m != hole)
+			sim_fail("find_run dev %u: block %llu of the run from %llu is %s", id, v + k, v,
+				 m ? "mapped" : "a hole");
+		if (m && (m->b != map.block + k || (write && (dev->stime > m->t) != map.shared)))
+			sim_fail("find_run dev %u: block %llu of the run from %llu does not belong to it", id, v + k, v);
+	}
+}
+
+/*
+ * Look at some blocks of a range and around it, in the device and in others
+ * that may share them.  Before a change this fills caches, behind it they
+ * must not answer with what was.
+ */
+void look_around(struct world *w, u32 id, u64 v, u64 nr)
+{
+	unsigned int devs, k;
+	u32 other = id;
+
+	for (devs = 0; devs < 3; devs++) {
+		if (state_dev(w->open, other))
+			look_run(w, other, v - min_t(u64, v, rng_below(&w->rng, 20)), 1 + rng_below(&w->rng, 200));
+		for (k = 0; k < 5 && state_dev(w->open, other); k++)
+			look_point(w, other, v - min_t(u64, v, 2) + rng_below(&w->rng, min_t(u64, nr, 5000) + 4));
+		if (!w->open->live.nr)
+			return;
+		other = w->open->live.d[rng_below(&w->rng, w->open->live.nr)].id;
+	}
 }
 
 void look_ranges(struct world *w, u32 id, u64 begin, u64 end)
