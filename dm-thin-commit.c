@@ -13,6 +13,7 @@
  * their result.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 #include <linux/ktime.h>
 #include <linux/sched/mm.h>
@@ -67,6 +68,12 @@ const struct thin_meta_ops pool_meta_ops = {
 
 static void count_commit(struct pool *pool, u64 ns)
 {
+	struct thin_meta_times times;
+
+	if (trace_thin_commit_enabled()) {
+		thin_meta_last_times(pool->tm, &times);
+		trace_thin_commit(pool, &times);
+	}
 	WRITE_ONCE(pool->commits, pool->commits + 1);
 	WRITE_ONCE(pool->commit_ns, pool->commit_ns + ns);
 	WRITE_ONCE(pool->commit_ns_max, max(pool->commit_ns_max, ns));

@@ -15,6 +15,7 @@
  * (behaviour 6.1); zeroes fail.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 #define MIN_DISCARDS	16
 
@@ -137,7 +138,7 @@ bool thin_discard_step(struct thin_vol *vol)
 {
 	struct pool *pool = vol->pool;
 	struct thin_discard *d;
-	u64 next;
+	u64 next, begin;
 	int r;
 
 	d = list_first_entry_or_null(&vol->discards, struct thin_discard, list);
@@ -153,7 +154,9 @@ bool thin_discard_step(struct thin_vol *vol)
 	if (pool->features.discard_passdown)
 		thin_reclaim_prepare_drops(pool);
 	next = d->next;
+	begin = ktime_get_ns();
 	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next, dropped, vol);
+	trace_thin_unmap(vol, d->next, next, d->busy.end, ktime_get_ns() - begin);
 	if (r == -EAGAIN) {
 		/* Metadata is short: a commit helps, or ends in a mode that unmaps nothing. */
 		next = d->next;

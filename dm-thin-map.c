@@ -10,6 +10,7 @@
  * ended (thin_end_io()), so that the block found stays what it is.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 /* A data block number from the disk is used only if the device has it. */
 static bool block_exists(struct pool *pool, u64 block)
@@ -159,6 +160,7 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 			return DM_MAPIO_KILL;
 		}
 		thin_count(vol, write ? THIN_WRITE_HIT : THIN_READ_HIT);
+		trace_thin_hit(vol, vblock, map.block, len);
 		return DM_MAPIO_REMAPPED;
 	}
 	thin_epoch_leave(vol, tb);
@@ -314,6 +316,7 @@ static bool take_over(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 blo
 	r = thin_dev_take_over(vol->td, vblock, block);
 	if (!r) {
 		thin_count(vol, THIN_TAKE_OVER);
+		trace_thin_take_over(vol, vblock, block, 1);
 		issue(thin_bio(bio)->tt, bio, block);
 		pool_after_change(pool);
 	} else if (r == -ESTALE) {

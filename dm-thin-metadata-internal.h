@@ -70,6 +70,7 @@
  *	closed, since what it freed and mapped is no longer known but bios to it
  *	may be under way
  * @failed: an abort has failed, nothing works any more
+ * @times: of the last commit; change_lock
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  */
@@ -112,6 +113,7 @@ struct thin_meta {
 	enum thin_meta_access access;
 	bool aborted;
 	bool failed;
+	struct thin_meta_times times;
 	int low_armed;
 	struct thin_meta_space space;
 };

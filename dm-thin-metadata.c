@@ -10,6 +10,7 @@
 
 #include <linux/err.h>
 #include <linux/kernel.h>
+#include <linux/ktime.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -463,6 +464,15 @@ static void settle(struct thin_meta *tm, struct thin_freed *set)
 	meta_count_space(tm);
 }
 
+/* The time since the last call for @now. */
+static u64 lap(u64 *now)
+{
+	u64 before = *now;
+
+	*now = ktime_get_ns();
+	return *now - before;
+}
+
 /**
  * meta_commit_locked() - commit
  * @tm: the pool, its change_lock held
@@ -475,6 +485,7 @@ int meta_commit_locked(struct thin_meta *tm)
 	bool flush = ops && ops->data_flush_begin;
 	struct thin_freed *freed;
 	int r, flush_error = 0;
+	u64 now;
 
 	if (!tm->changed)
 		return 0;
@@ -482,22 +493,28 @@ int meta_commit_locked(struct thin_meta *tm)
 	freed = kzalloc(sizeof(*freed), GFP_NOIO);
 	tm->sb_sent = false;
 
+	tm->times.seq = tm->open_seq;
+	lap(&now);
 	down_write(&tm->lock);
 	if (flush)
 		ops->data_flush_begin(tm->context);
 	r = freed ? freeze(tm) : -ENOMEM;
 	up_write(&tm->lock);
+	tm->times.freeze_ns = lap(&now);
 
 	if (!r)
 		r = bm_flush(&tm->bm);
+	tm->times.metadata_ns = lap(&now);
 	if (flush)
 		flush_error = ops->data_flush_wait(tm->context);
+	tm->times.data_ns = lap(&now);
 	if (!r)
 		r = flush_error;
 	if (!r) {
 		tm->sb_sent = true;
 		r = write_superblock(tm, &tm->new_sb);
 	}
+	tm->times.superblock_ns = lap(&now);
 
 	down_write(&tm->lock);
 	if (r) {
@@ -631,6 +648,18 @@ bool thin_meta_wants_commit(struct thin_meta *tm)
 bool thin_meta_changed(struct thin_meta *tm)
 {
 	return READ_ONCE(tm->changed);
+}
+
+/**
+ * thin_meta_last_times() - where the time of the last commit went
+ * @tm: the pool; nobody else commits it now
+ * @times: filled in
+ */
+void thin_meta_last_times(struct thin_meta *tm, struct thin_meta_times *times)
+{
+	mutex_lock(&tm->change_lock);
+	*times = tm->times;
+	mutex_unlock(&tm->change_lock);
 }
 
 /**

@@ -88,6 +88,24 @@ void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set);
 bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
 		     u64 *free_end);
 
+/**
+ * struct thin_meta_times - where the time of the last commit went
+ * @seq: its transaction
+ * @freeze_ns: under the lock that lookups wait for
+ * @metadata_ns: writing and flushing all but the superblock
+ * @data_ns: waiting for the rest of the data device's flush after that
+ * @superblock_ns: writing and flushing the superblock
+ */
+struct thin_meta_times {
+	u64 seq;
+	u64 freeze_ns;
+	u64 metadata_ns;
+	u64 data_ns;
+	u64 superblock_ns;
+};
+
+void thin_meta_last_times(struct thin_meta *tm, struct thin_meta_times *times);
+
 u64 thin_meta_open_seq(struct thin_meta *tm);
 u64 thin_meta_durable_seq(struct thin_meta *tm);
 

@@ -7,6 +7,7 @@
  * changes by itself, or is found by the waker a second later.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 #include <linux/module.h>
 
@@ -183,8 +184,10 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 	spin_unlock_irq(&pool->lock);
 	if (pool->bound)
 		pool->bound->wanted = mode;
-	if (mode != old)
+	if (mode != old) {
+		trace_thin_mode(pool, old, mode);
 		tell_mode(pool);
+	}
 	pool_recheck_held(pool);
 }
 

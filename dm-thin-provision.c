@@ -15,6 +15,7 @@
  * intact.  A work always has a bio, which keeps its target alive.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 #include <linux/list_sort.h>
 #include <linux/module.h>
@@ -216,7 +217,13 @@ static void start_io(struct thin_work *work)
 	struct thin_target *tt = work->tt;
 	struct pool *pool = work->vol->pool;
 
-	thin_count(work->vol, work->expect == THIN_EXPECT_HOLE ? THIN_FIRST_WRITE : THIN_COPY);
+	if (work->expect == THIN_EXPECT_HOLE) {
+		thin_count(work->vol, THIN_FIRST_WRITE);
+		trace_thin_first_write(work->vol, work->busy.begin, work->block, 1);
+	} else {
+		thin_count(work->vol, THIN_COPY);
+		trace_thin_copy(work->vol, work->busy.begin, work->block, 1);
+	}
 	if (work->overwrite)
 		overwrite(work);
 	else if (work->expect != THIN_EXPECT_HOLE)

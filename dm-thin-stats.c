@@ -2,11 +2,14 @@
 /*
  * What the volumes and their pool have done, as text for the stats message.
  *
- * Volumes count per processor, so that counting costs the mapped bio next to
+ * The tracepoints are made here, too.  Volumes count per processor, so that counting costs the mapped bio next to
  * nothing.  The lines are read by people and by programs: a word for the
  * object, then NAME=NUMBER; names are only ever added.
  */
 #include "dm-thin.h"
+
+#define CREATE_TRACE_POINTS
+#include "dm-thin-trace.h"
 
 static const char * const names[NR_THIN_COUNTERS] = {
 	[THIN_READ_HIT] = "read_hits",

@@ -9,6 +9,7 @@
  * completed works) is under vol->lock.
  */
 #include "dm-thin.h"
+#include "dm-thin-trace.h"
 
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -112,6 +113,7 @@ void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
 	unsigned long flags;
 
 	thin_count(vol, THIN_DEFERRED);
+	trace_thin_miss(vol, bio);
 	spin_lock_irqsave(&vol->lock, flags);
 	bio_list_add(&vol->deferred, bio);
 	thin_vol_kick(vol);

@@ -17,6 +17,7 @@ IMPROVEMENTS = {
     "B20": "the stock module goes by the time of a mapping alone: the last owner of a block still copies it, "
     "and needs space for that",
     "B21": "after the forced removal of a pool the stock module leaves its thins suspended for ever; their I/O hangs",
+    "tracepoints": "the stock module has none",
     "zeroes": "the stock module takes no request for zeroes: they are written, and take space; holes cannot be punched",
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
     "stats": "the stock module counts nothing and knows no such message",
