@@ -10,6 +10,10 @@ _ERRNO = {os.strerror(number): number for number in errno.errorcode}
 _REFUSED = re.compile(r"device-mapper: ([\w ]+?)(?: ioctl)? (?:on|for) \S+(?: \S+)? *failed: (.*)")
 
 
+# What the core says of a device that is not there; the second is that of 6.1.
+NO_SUCH_DEVICE = (errno.ENOENT, errno.ENODEV)
+
+
 class DmError(Exception):
     def __init__(self, failed):
         self.text = failed.err.strip()

@@ -35,14 +35,19 @@ _udev_works = _udev_runs
 
 
 def udev(on):
-    """Let udev work, or rest: its rules cost an emulated machine a second a device, and most tests ask
-    nothing of it. What happens meanwhile waits in its queue."""
+    """Let udev work, or end it: its rules cost an emulated machine a second a device, and most tests ask
+    nothing of it. What happens meanwhile it never hears of: a queue of it all would keep it busy for minutes."""
     global _udev_works
     if _udev_runs and on != _udev_works:
         if not on:
             run("udevadm", "settle", check=False)
-        run("udevadm", "control", "--start-exec-queue" if on else "--stop-exec-queue")
-        if on:
+            run("udevadm", "control", "--exit")
+        else:
+            # Not by run(): the daemon would keep the pipes open.
+            subprocess.run(
+                ["/usr/lib/systemd/systemd-udevd", "--daemon"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+            )
             run("udevadm", "settle", check=False)
         _udev_works = on
 
