@@ -159,6 +159,8 @@ debian_run() {
 		mitigations=off tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on
 		audit=0 apparmor=0 nokaslr
 	)
+	# shellcheck disable=SC2206  # words without blanks
+	words+=($BOOT)
 	accel=$(accel "$kernel")
 	# An emulated processor may wait long for a real one that others use; that is no fault of the module's.
 	[ "$accel" = kvm ] || words+=(rcupdate.rcu_cpu_stall_timeout=100 watchdog_thresh=50)

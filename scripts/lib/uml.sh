@@ -246,6 +246,8 @@ uml_run() {
 	[ -z "$outdir" ] || { ln -sfn "$outdir" "$run/host-out"; words+=(VM_OUT=1); }
 	# shellcheck disable=SC1091
 	. "$run/settings"
+	# shellcheck disable=SC2206  # words without blanks
+	words+=($BOOT)
 	[ "$SMP" -le 4 ] || die "'$kernel' has 4 processors at most, not $SMP"
 	tmp=$(uml_tmpdir "$MEM_MB" "$run")
 	output_pipe out /dev/stdout

@@ -46,7 +46,8 @@ class Loop:
 class NullBlk:
     """null_blk that stores what is written; with a cache it loses what was not flushed."""
 
-    def __init__(self, sectors, cache_mib=0, discard=False, block_size=512):
+    def __init__(self, sectors, cache_mib=0, discard=False, block_size=512, **attributes):
+        """attributes: others of its configfs directory, over those set here."""
         self.name = f"thintest{next(_serial)}"
         load_null_blk()
         self.config = f"{CONFIGFS}/nullb/{self.name}"
@@ -59,6 +60,8 @@ class NullBlk:
             if cache_mib:
                 self.set("cache_size", cache_mib)
             self.set("completion_nsec", 0)
+            for attribute, value in attributes.items():
+                self.set(attribute, value)
             self.power(True)
         except Exception:
             os.rmdir(self.config)
