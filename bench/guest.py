@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""The part of scripts/bench that runs in the guest: measures, and writes what it measured to a JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import replace
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "tests", "functional")]
+
+import actions  # noqa: E402
+from cases import BYTES, CASES, FLUSHES, LINEAR, STOCK  # noqa: E402
+from lab import Lab  # noqa: E402
+from lib import dm, proc  # noqa: E402
+
+MODULES = ("stock", "ours")
+
+
+class Bench:
+    """How to measure, for all rows."""
+
+    def __init__(self, options):
+        self.rounds, self.seconds, self.engine = options.rounds, options.seconds, options.engine
+
+
+def order(case, number):
+    """The sides of a round; what comes second in one round comes first in the next."""
+    first, second = MODULES if number % 2 == 0 else MODULES[::-1]
+    if case.unit in (STOCK, BYTES):
+        return [first, second]
+    return ["linear", first, "control", second] + (["linear2"] if case.unit == LINEAR else [])
+
+
+def one_round(bench, lab, case, number):
+    """{side: what its action gave}, and under 'flush' the time of a flush."""
+    found = {}
+    for side_name in order(case, number):
+        with lab.open("linear" if side_name == "control" else side_name) as side:
+            if case.unit == FLUSHES and side_name == "linear":
+                found["flush"] = actions.flush_time(side)
+            found[side_name] = getattr(actions, case.action)(bench, side, case)
+    return found
+
+
+def all_rounds(bench, lab, case):
+    rounds = []
+    for number in range(bench.rounds):
+        rounds.append(one_round(bench, lab, case, number))
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    lab.check()
+    return rounds
+
+
+def measure(bench, cases, directory, save):
+    """All cases; those with the same setup share its devices."""
+    results = {}
+    lab = None
+    for case in sorted(cases, key=lambda c: [other.setup for other in cases].index(c.setup)):
+        print(f"{case.name}: {case.title} ", end="", file=sys.stderr, flush=True)
+        begin = time.monotonic()
+        result = results[case.name] = {"rounds": [], "error": None}
+        try:
+            if lab is None or lab.setup != case.setup:
+                if lab:
+                    lab.close()
+                lab = None
+                lab = Lab(directory, case.setup)
+            result["rounds"] = all_rounds(bench, lab, case)
+        except Exception as error:  # the other rows are worth having
+            traceback.print_exc()
+            result["error"] = f"{type(error).__name__}: {error}"
+            if lab:
+                lab.close()
+            lab = None
+        result["seconds"] = round(time.monotonic() - begin, 1)
+        save(results)
+    if lab:
+        wrong = lab.close()
+        assert not wrong, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--engine", required=True)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--result", required=True)
+    options = parser.parse_args()
+    cases = [CASES[name] for name in options.cases.split(",")]
+    if options.small:
+        cases = [replace(case, setup=case.setup.scaled_down()) for case in cases]
+    about = {
+        "kernel": platform.release(),
+        "hz": os.sysconf("SC_CLK_TCK"),
+        "fio": proc.run("fio", "--version").out.strip(),
+        "thin": {name: list(version) for name, version in dm.targets().items() if name.startswith("thin")},
+    }
+
+    def save(results):
+        with open(options.result + ".new", "w", encoding="utf-8") as file:
+            json.dump({"about": about, "cases": results}, file)
+        os.replace(options.result + ".new", options.result)
+
+    directory = tempfile.mkdtemp(prefix="bench.", dir="/mnt")
+    proc.run("mount", "-t", "tmpfs", "-o", "size=95%", "none", directory)
+    measure(Bench(options), cases, directory, save)
+
+
+if __name__ == "__main__":
+    main()
