@@ -16,10 +16,9 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "tests", "functional")]
 
 import actions  # noqa: E402
 from cases import BYTES, CASES, FLUSHES, LINEAR, STOCK  # noqa: E402
-from lab import Lab  # noqa: E402
+from lab import MODULES, Lab  # noqa: E402
 from lib import dm, proc  # noqa: E402
 
-MODULES = ("stock", "ours")
 
 
 class Bench:
@@ -31,7 +30,7 @@ class Bench:
 
 def order(case, number):
     """The sides of a round; what comes second in one round comes first in the next."""
-    first, second = MODULES if number % 2 == 0 else MODULES[::-1]
+    first, second = sorted(MODULES, reverse=number % 2 == 0)
     if case.unit in (STOCK, BYTES):
         return [first, second]
     return ["linear", first, "control", second] + (["linear2"] if case.unit == LINEAR else [])

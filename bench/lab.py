@@ -11,7 +11,7 @@ from lib.lvm import ModuleSwitch
 from lib.rig import PARAMETERS, Rig
 from lib.thin import SECTOR
 
-PREPARING_MODULE = "in-tree"
+MODULES = {"stock": "in-tree", "ours": "ours"}  # as use-module calls them
 BIG = 9999  # id of the restored thin
 RUN = 64  # its mappings lie in runs of so many blocks
 FLUSH_DELAY_MS = 5
@@ -22,6 +22,21 @@ def modules():
     global _modules
     _modules = _modules or ModuleSwitch()
     return _modules
+
+
+@contextlib.contextmanager
+def hurry():
+    """Making and removing devices waits mostly for RCU. Not while something is measured."""
+
+    def expedite(on):
+        with open("/sys/kernel/rcu_expedited", "w", encoding="ascii") as file:
+            file.write(str(int(on)))
+
+    expedite(True)
+    try:
+        yield
+    finally:
+        expedite(False)
 
 
 class Ram:
@@ -91,13 +106,13 @@ class Side:
     def __init__(self, lab, kind):
         self.lab, self.kind = lab, kind
         self.pool = None
-        self.thins, self.spare, self.linears = [], None, []
+        self.thins, self.spare = [], None
         self._big = None
 
     def restored(self):
         """The restored thin's device, activated when it is first asked for."""
         if self._big is None:
-            self._big = self.lab.activate(self, BIG, self.lab.places[BIG])
+            self._big = self.lab.activate(self, BIG)
         return self._big
 
 
@@ -107,10 +122,12 @@ class Lab:
     def __init__(self, directory, setup):
         self.setup = setup
         self.rig = Rig(directory)
+        self.linears = {}
         self.image = os.path.join(directory, "metadata.image")
         try:
-            self._make_disks()
-            self._make_metadata()
+            with hurry():
+                self._make_disks()
+                self._make_metadata()
         except BaseException:
             self.close()
             raise
@@ -150,7 +167,7 @@ class Lab:
             self._restore()
         else:
             io.write(self.meta, 0, bytes(4 * KIB))
-            modules().use(PREPARING_MODULE)
+            modules().use("in-tree")
             pool = self._start()
             for thin_id in [*self.thin_ids, *([self.spare_id] if self.spare_id else [])]:
                 thin = pool.thin(thin_id, self.setup.size // SECTOR)
@@ -195,38 +212,45 @@ class Lab:
         return self.rig.pool(size=self.data_size, bs=self.setup.block // SECTOR, features=features,
                              meta=self.meta, data=self.data)
 
-    def activate(self, side, thin_id, place):
-        offset, size = place
+    def activate(self, side, thin_id):
+        offset, size = self.places[thin_id]
         if side.pool:
             return side.pool.activate(thin_id, size // SECTOR)
         below, begin = self.data, offset // SECTOR
         for _ in range(2 if side.kind == "linear2" else 1):
-            device = self.rig.device(f"0 {size // SECTOR} linear {below} {begin}", "linear")
-            side.linears.append(device)
-            below, begin = device, 0
-        return device
+            below, begin = self.rig.device(f"0 {size // SECTOR} linear {below} {begin}", "linear"), 0
+            below.sectors = size // SECTOR
+        return below
+
+    def _activate_all(self, side):
+        side.thins = [self.activate(side, n) for n in self.thin_ids]
+        if self.spare_id:
+            side.spare = self.activate(side, self.spare_id)
+        return side
 
     @contextlib.contextmanager
     def open(self, kind):
         """kind: linear, linear2 (dm-linear on dm-linear), stock or ours."""
-        side = Side(self, kind)
+        if kind in ("linear", "linear2"):
+            # These need no module and keep nothing, so they stay.
+            if kind not in self.linears:
+                self.linears[kind] = self._activate_all(Side(self, kind))
+            yield self.linears[kind]
+            return
+        with hurry():
+            self._copy(self.image, self.meta)
+            modules().use(MODULES[kind])
+            if kind == "ours" and self.setup.cache_mb:
+                with open(f"{PARAMETERS}/mapping_cache_mb", "w", encoding="ascii") as file:
+                    file.write(str(self.setup.cache_mb))
+            side = Side(self, kind)
+            side.pool = self._start()
         try:
-            if kind in ("stock", "ours"):
-                self._copy(self.image, self.meta)
-                modules().use({"stock": "in-tree", "ours": "ours"}[kind])
-                if kind == "ours" and self.setup.cache_mb:
-                    with open(f"{PARAMETERS}/mapping_cache_mb", "w", encoding="ascii") as file:
-                        file.write(str(self.setup.cache_mb))
-                side.pool = self._start()
-            side.thins = [self.activate(side, n, self.places[n]) for n in self.thin_ids]
-            if self.spare_id:
-                side.spare = self.activate(side, self.spare_id, self.places[self.spare_id])
+            with hurry():
+                self._activate_all(side)
             yield side
         finally:
-            for device in reversed(side.linears):
-                device.remove()
-                self.rig.devices.remove(device)
-            if side.pool:
+            with hurry():
                 self.rig.stop_quietly(side.pool)
 
     def meta_sectors_written(self):
@@ -241,4 +265,5 @@ class Lab:
     def close(self):
         if os.path.exists(self.image):
             os.unlink(self.image)
-        return self.rig.close()
+        with hurry():
+            return self.rig.close()
