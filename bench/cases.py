@@ -46,30 +46,27 @@ class Case:
     unit: str = LINEAR
     target: float | None = None
     quick: bool = False  # part of --quick
+    once: bool = False  # the load goes over the device once and is flushed, instead of running for a time
     restored: bool = False  # the load is on the thin that thin_restore made
-
-    @property
-    def once(self):
-        """The load goes over the device once and is flushed, instead of running for a time."""
-        return "end_fsync" in self.fio
 
 
 RAM = Setup()
 LOOP = Setup(disk="loop")
 CACHED = Setup(disk="null-cache")
-DELAY = Setup(disk="delay", size=256 * MIB)
+DELAYED = Setup(disk="delay", size=GIB, mapped=False)
 FRESH = Setup(size=4 * GIB, mapped=False)
 MANY = Setup(disk="zero", size=64 * MIB, restored=16_000_000)
 
 READ = {"rw": "randread", "bs": "4k"}
 WRITE = {"rw": "randwrite", "bs": "4k"}
 SYNCED = {**WRITE, "fdatasync": 1, "iodepth": 1}
+TOUCH_SYNCED = {**SYNCED, "blockalign": "block"}
 ONE, TWO = {"numjobs": 1}, {"numjobs": 2}
 SINGLE = {"iodepth": 1}
-# Each write goes to another block of the pool, in random order, once.
-TOUCH = {**WRITE, "blockalign": "block", "end_fsync": 1}
-STREAM = {"rw": "write", "end_fsync": 1}
-FIRST_WRITES = {**WRITE, "blockalign": "block", "iodepth": 1, "rate_iops": 500}
+# Each write goes to another block of the pool, in random order.
+TOUCH = {**WRITE, "blockalign": "block"}
+STREAM = {"rw": "write"}
+FIRST_WRITES = {**TOUCH, "iodepth": 1, "rate_iops": 500}
 
 MAPPED = [
     Case("read-1", "4 KiB random read, 1 job", RAM, {**READ, **ONE}, target=0.95, quick=True),
@@ -107,31 +104,31 @@ MAPPED = [
     Case("sync-null-beside", "the same on null_blk while another thin first-writes",
          Setup(disk="null-cache", spare=True), SYNCED, FIRST_WRITES),
     Case("tail-beside", "p99 of 4 KiB reads while another thin first-writes with fdatasync",
-         Setup(disk="delay", size=256 * MIB, spare=True), {**READ, **SINGLE}, {**SYNCED, "blockalign": "block"},
+         Setup(disk="delay", spare=True), {**READ, **SINGLE}, TOUCH_SYNCED,
          "tail", FLUSHES, quick=True),
 ]
 
 SLOW = [
-    Case("first-write", "4 KiB random first write", FRESH, TOUCH, quick=True),
+    Case("first-write", "4 KiB random first write", FRESH, TOUCH, once=True, quick=True),
     Case("first-write-zeroing", "4 KiB random first write, zeroing", Setup(size=4 * GIB, mapped=False, zeroing=True),
-         TOUCH),
-    Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}),
+         TOUCH, once=True),
+    Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}, once=True),
     Case("fill-4k-4-thins", "4 KiB sequential first write, 4 thins by turns",
-         Setup(size=256 * MIB, mapped=False, thins=4), {**STREAM, "bs": "4k", "file_service_type": "roundrobin:1"}),
-    Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}),
+         Setup(size=256 * MIB, mapped=False, thins=4), {**STREAM, "bs": "4k", "file_service_type": "roundrobin:1"}, once=True),
+    Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}, once=True),
     Case("fill-64k-4-thins", "64 KiB sequential first write, 4 thins by turns",
-         Setup(size=GIB, mapped=False, thins=4), {**STREAM, "bs": "64k", "file_service_type": "roundrobin:1"}),
+         Setup(size=GIB, mapped=False, thins=4), {**STREAM, "bs": "64k", "file_service_type": "roundrobin:1"}, once=True),
     Case("cow-64k", "4 KiB random write after a snapshot, 64 KiB blocks", Setup(size=GIB, snapshot=True), TOUCH,
-         quick=True),
+         once=True, quick=True),
     Case("cow-512k", "4 KiB random write after a snapshot, 512 KiB blocks",
-         Setup(size=GIB, snapshot=True, block=512 * KIB), TOUCH),
-    Case("first-sync-1", "4 KiB first write and fdatasync, 1 writer", Setup(disk="delay", size=256 * MIB, mapped=False),
-         {**SYNCED, "blockalign": "block"}, {}, "per_write", FLUSHES, quick=True),
+         Setup(size=GIB, snapshot=True, block=512 * KIB), TOUCH, once=True),
+    Case("first-sync-1", "4 KiB first write and fdatasync, 1 writer", DELAYED,
+         TOUCH_SYNCED, {}, "per_write", FLUSHES, quick=True),
     Case("first-sync-16", "4 KiB first write and fdatasync, 16 writers",
-         Setup(disk="delay", size=256 * MIB, mapped=False),
-         {**SYNCED, "blockalign": "block", "numjobs": 16}, {}, "per_write", FLUSHES),
+         DELAYED,
+         {**TOUCH_SYNCED, "numjobs": 16}, {}, "per_write", FLUSHES),
     Case("first-write-metadata", "metadata written for a 4 KiB random first write",
-         Setup(disk="loop", size=GIB, mapped=False), TOUCH, {}, "metadata_bytes", BYTES),
+         Setup(disk="loop", size=GIB, mapped=False), TOUCH, {}, "metadata_bytes", BYTES, once=True),
     Case("discard", "blkdiscard of 16 million mappings", MANY, {}, {}, "discard", STOCK),
     Case("discard-tail", "p99 of another thin's reads during that", MANY, {}, {}, "discard_tail", TIMES),
     Case("delete", "delete of 16 million mappings", MANY, {}, {}, "delete", STOCK),

@@ -1,9 +1,11 @@
 """fio: one run, its rates and latencies."""
 
 import json
+import os
+import random
 
 from cases import KIB
-from lib import proc
+from lib import io, proc
 
 # What a bio costs on its way shall not drown in what its submission costs: bios are sent in batches,
 # buffers and files are registered, the clock is asked only where latencies are wanted.
@@ -29,15 +31,17 @@ class Job:
         parts = [report[way] for way in ("read", "write")]
         self.ios = sum(part["total_ios"] for part in parts)
         self.rate = sum(part["iops"] for part in parts)
+        self.seconds = report["job_runtime"] / 1000
 
     def percentile(self, percent):
         """Of the time that reads took, in seconds."""
         return self.report["read"]["clat_ns"]["percentile"][f"{percent:f}"] / 1e9
 
 
-def _options(given, devices, block, seconds, engine, exact):
-    options = {**COMMON, "ioengine": engine, **given}
-    if options["ioengine"] == "io_uring":
+def _options(load, devices, block, seconds, engine, exact):
+    """Of one load; without seconds it goes over its devices once."""
+    options = {**COMMON, "ioengine": engine, **load}
+    if engine == "io_uring":
         options.update(URING)
     if options["iodepth"] > 1:
         options["iodepth_batch_submit"] = min(BATCH, options["iodepth"])
@@ -47,7 +51,7 @@ def _options(given, devices, block, seconds, engine, exact):
         options["blockalign"] = block
     elif options["rw"].startswith("rand"):
         options["norandommap"] = 1
-    if "end_fsync" not in options:
+    if seconds:
         options.update(time_based=1, runtime=f"{round(seconds * 1000)}ms", ramp_time=f"{round(seconds * 200)}ms")
     if not exact:
         options["gtod_reduce"] = 1
@@ -55,18 +59,32 @@ def _options(given, devices, block, seconds, engine, exact):
     return options
 
 
-def run(given, devices, block=64 * KIB, seconds=1.0, beside=None, engine="io_uring", exact=False, size=None):
-    """Run the load on the devices; beside: (load, device) at the same time. exact: with latencies."""
-    groups = [("main", _options(given, devices, block, seconds, engine, exact))]
-    if size:
-        groups[0][1]["io_size"] = size
+def _by_list(options, directory, size):
+    """The same with a list of offsets: fio itself visits aligned places more than once."""
+    step = options.pop("blockalign")
+    places = list(range(0, size, step))
+    random.Random(1).shuffle(places)
+    name = os.path.join(directory, "fio.log")
+    with open(name, "w", encoding="ascii") as file:
+        file.write("fio version 2 iolog\n/list add\n/list open\n")
+        file.writelines(f"/list write {place} 4096\n" for place in places)
+        file.write("/list close\n")
+    options.update(read_iolog=name, replay_redirect=options.pop("filename"))
+    options.pop("registerfiles", None)  # fio registers before the list opens
+    return options
+
+
+def run(load, devices, block=64 * KIB, seconds=None, beside=None, engine="io_uring", exact=False, directory=None):
+    """
+    Run the load on the devices, for some seconds or, without, over each of them once.
+    beside: (load, device) at the same time. exact: with latencies.
+    """
+    main = _options(load, devices, block, seconds, engine, exact)
+    if not seconds and "blockalign" in main:
+        main = _by_list(main, directory, io.size(devices[0]))
+    words = ["fio", "--output-format=json", "--name=main", *_words(main)]
     if beside:
-        load, device = beside
-        groups.append(("beside", {**_options(load, [device], block, seconds, engine, True), "new_group": 1}))
-    words = ["fio", "--output-format=json"]
-    for name, options in groups:
-        words.append(f"--name={name}")
-        words += [f"--{key}={value}" for key, value in options.items()]
+        words += ["--name=beside", *_words(_options(beside[0], [beside[1]], block, seconds, engine, True)), "--new_group=1"]
     said = proc.run(*words, timeout=600).out
     # Remarks may stand before the report.
     report = json.loads(said[said.index("{") :])
@@ -74,3 +92,7 @@ def run(given, devices, block=64 * KIB, seconds=1.0, beside=None, engine="io_uri
     errors = [name for name, job in jobs.items() if job["error"]]
     assert not errors, f"fio met errors in {errors}: {said[:500]}"
     return Job(jobs["main"])
+
+
+def _words(options):
+    return [f"--{key}={value}" for key, value in options.items()]

@@ -120,7 +120,7 @@ class Lab:
     """Made once for a Setup; open(kind) gives the devices in the state that the setup asks for."""
 
     def __init__(self, directory, setup):
-        self.setup = setup
+        self.setup, self.directory = setup, directory
         self.rig = Rig(directory)
         self.linears = {}
         self.image = os.path.join(directory, "metadata.image")
