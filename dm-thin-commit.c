@@ -9,13 +9,12 @@
  * so its flush of the data device is younger than each of them; if the commit
  * turns out to be another's, a flush of the data device is sent here.
  *
- * Commits are serial, under state_lock, and so is everything that follows from
- * their result.
+ * The pool's commits are serial, under state_lock, and so is everything that
+ * follows from their result.  A long delete makes commits of its own on the way.
  */
 #include "dm-thin.h"
 #include "dm-thin-trace.h"
 
-#include <linux/ktime.h>
 #include <linux/sched/mm.h>
 
 /* ---- the data device's part of a commit ---- */
@@ -47,7 +46,9 @@ static int data_flush_wait(void *context)
 	wait_for_completion_io(&pool->flush_done);
 	r = blk_status_to_errno(pool->flush_bio.bi_status);
 	bio_uninit(&pool->flush_bio);
-	if (r)
+	if (!r)
+		WRITE_ONCE(pool->data_flushed, pool->data_flushes);
+	else
 		DMERR_LIMIT("%s: flush of the data device before a commit failed: error = %d",
 			    dm_device_name(pool->md), r);
 	return r;
@@ -58,26 +59,25 @@ static void freed(void *context, struct thin_freed *set)
 	thin_reclaim_freed(context, set);
 }
 
+static void committed(void *context, const struct thin_meta_times *times)
+{
+	struct pool *pool = context;
+	u64 ns = times->freeze_ns + times->metadata_ns + times->data_ns + times->superblock_ns;
+
+	WRITE_ONCE(pool->commits, pool->commits + 1);
+	WRITE_ONCE(pool->commit_ns, pool->commit_ns + ns);
+	WRITE_ONCE(pool->commit_ns_max, max(pool->commit_ns_max, ns));
+	trace_thin_commit(pool, times);
+}
+
 const struct thin_meta_ops pool_meta_ops = {
 	.data_flush_begin = data_flush_begin,
 	.data_flush_wait = data_flush_wait,
 	.freed = freed,
+	.committed = committed,
 };
 
 /* ---- committing ---- */
-
-static void count_commit(struct pool *pool, u64 ns)
-{
-	struct thin_meta_times times;
-
-	if (trace_thin_commit_enabled()) {
-		thin_meta_last_times(pool->tm, &times);
-		trace_thin_commit(pool, &times);
-	}
-	WRITE_ONCE(pool->commits, pool->commits + 1);
-	WRITE_ONCE(pool->commit_ns, pool->commit_ns + ns);
-	WRITE_ONCE(pool->commit_ns_max, max(pool->commit_ns_max, ns));
-}
 
 /**
  * pool_commit_locked - make the open transaction durable
@@ -94,7 +94,6 @@ static void count_commit(struct pool *pool, u64 ns)
  */
 int pool_commit_locked(struct pool *pool)
 {
-	u64 seq, begin;
 	int r;
 
 	lockdep_assert_held(&pool->state_lock);
@@ -105,11 +104,7 @@ int pool_commit_locked(struct pool *pool)
 		return thin_meta_changed(pool->tm) ? -EPERM : 0;
 	}
 
-	seq = thin_meta_durable_seq(pool->tm);
-	begin = ktime_get_ns();
 	r = thin_meta_commit(pool->tm);
-	if (thin_meta_durable_seq(pool->tm) != seq)
-		count_commit(pool, ktime_get_ns() - begin);
 	if (r)
 		pool_metadata_failed_locked(pool, "commit", r);
 	else
@@ -232,8 +227,8 @@ static void make_durable(struct pool *pool, struct bio_list *bios)
 	flushes = READ_ONCE(pool->data_flushes);
 	if (!all_durable(bios))
 		commit_error = pool_commit(pool);
-	/* A commit that failed may have failed at its flush. */
-	if (commit_error || READ_ONCE(pool->data_flushes) == flushes)
+	/* Unless a flush that began after they came has ended well. */
+	if (READ_ONCE(pool->data_flushed) <= flushes)
 		flush_error = blkdev_issue_flush(pool->data_bdev);
 
 	while ((bio = bio_list_pop(bios)))
@@ -265,7 +260,7 @@ static void wake(struct work_struct *ws)
 
 	if (thin_meta_changed(pool->tm) || pool_has_found_space(pool))
 		pool_commit(pool);
-	pool_recheck_held(pool);
+	pool_recheck_held(pool, false);
 	memalloc_noio_restore(noio);
 	queue_delayed_work(pool->commit_wq, &pool->waker, HZ);
 }

@@ -753,8 +753,9 @@ static int release_snap(struct thin_meta *tm)
  * thin_meta_release_snap() - let the metadata snapshot go
  * @tm: the pool
  *
- * Return: 0; -EINVAL (there is none), -EPERM without any change; otherwise an
- * error, and the transaction is rolled back.
+ * Return: 0; -EINVAL (there is none), -ENOSPC (not with what the reserve has
+ * left), -EPERM without any change; otherwise an error, and the transaction is
+ * rolled back.
  */
 int thin_meta_release_snap(struct thin_meta *tm)
 {
@@ -762,7 +763,12 @@ int thin_meta_release_snap(struct thin_meta *tm)
 
 	if (r)
 		return r;
-	r = tm->held_root ? hide(release_snap(tm)) : -EINVAL;
+	if (!tm->held_root)
+		r = -EINVAL;
+	else if (tm->access != THIN_META_WRITABLE && !meta_can_lay_out(tm))
+		r = -ENOSPC;
+	else
+		r = hide(release_snap(tm));
 	meta_end_change(tm, r);
 	return r;
 }

@@ -70,7 +70,6 @@
  *	closed, since what it freed and mapped is no longer known but bios to it
  *	may be under way
  * @failed: an abort has failed, nothing works any more
- * @times: of the last commit; change_lock
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  */
@@ -113,7 +112,6 @@ struct thin_meta {
 	enum thin_meta_access access;
 	bool aborted;
 	bool failed;
-	struct thin_meta_times times;
 	int low_armed;
 	struct thin_meta_space space;
 };
@@ -171,6 +169,7 @@ int meta_commit_locked(struct thin_meta *tm);
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
+bool meta_can_lay_out(struct thin_meta *tm);
 
 /* dm-thin-metadata-cache.c */
 void dev_cache_init(struct thin_dev *td);

@@ -60,6 +60,20 @@ bool meta_is_short(struct thin_meta *tm)
 }
 
 /**
+ * meta_can_lay_out() - is there room to commit whatever a change does to the counts
+ * @tm: the pool, change_lock held
+ *
+ * Return: true when every bitmap of both maps could get a new place.
+ */
+bool meta_can_lay_out(struct thin_meta *tm)
+{
+	u64 bitmaps = DIV_ROUND_UP_ULL(tm->data_sm.nr_blocks, SM_ENTRIES_PER_BITMAP) +
+		      DIV_ROUND_UP_ULL(tm->meta_sm.nr_blocks, SM_ENTRIES_PER_BITMAP);
+
+	return raw_free(tm) > bitmaps + bitmaps / 64 + MIN_MARGIN;
+}
+
+/**
  * meta_count_space() - publish the numbers that are read without a lock
  * @tm: the pool, change_lock held
  */

@@ -485,7 +485,8 @@ int meta_commit_locked(struct thin_meta *tm)
 	bool flush = ops && ops->data_flush_begin;
 	struct thin_freed *freed;
 	int r, flush_error = 0;
-	u64 now;
+	struct thin_meta_times times = { .seq = tm->open_seq };
+	u64 now = 0;
 
 	if (!tm->changed)
 		return 0;
@@ -493,28 +494,27 @@ int meta_commit_locked(struct thin_meta *tm)
 	freed = kzalloc(sizeof(*freed), GFP_NOIO);
 	tm->sb_sent = false;
 
-	tm->times.seq = tm->open_seq;
 	lap(&now);
 	down_write(&tm->lock);
 	if (flush)
 		ops->data_flush_begin(tm->context);
 	r = freed ? freeze(tm) : -ENOMEM;
 	up_write(&tm->lock);
-	tm->times.freeze_ns = lap(&now);
+	times.freeze_ns = lap(&now);
 
 	if (!r)
 		r = bm_flush(&tm->bm);
-	tm->times.metadata_ns = lap(&now);
+	times.metadata_ns = lap(&now);
 	if (flush)
 		flush_error = ops->data_flush_wait(tm->context);
-	tm->times.data_ns = lap(&now);
+	times.data_ns = lap(&now);
 	if (!r)
 		r = flush_error;
 	if (!r) {
 		tm->sb_sent = true;
 		r = write_superblock(tm, &tm->new_sb);
 	}
-	tm->times.superblock_ns = lap(&now);
+	times.superblock_ns = lap(&now);
 
 	down_write(&tm->lock);
 	if (r) {
@@ -524,6 +524,8 @@ int meta_commit_locked(struct thin_meta *tm)
 		settle(tm, freed);
 	}
 	up_write(&tm->lock);
+	if (!r && ops && ops->committed)
+		ops->committed(tm->context, &times);
 	return r;
 }
 
@@ -648,18 +650,6 @@ bool thin_meta_wants_commit(struct thin_meta *tm)
 bool thin_meta_changed(struct thin_meta *tm)
 {
 	return READ_ONCE(tm->changed);
-}
-
-/**
- * thin_meta_last_times() - where the time of the last commit went
- * @tm: the pool; nobody else commits it now
- * @times: filled in
- */
-void thin_meta_last_times(struct thin_meta *tm, struct thin_meta_times *times)
-{
-	mutex_lock(&tm->change_lock);
-	*times = tm->times;
-	mutex_unlock(&tm->change_lock);
 }
 
 /**

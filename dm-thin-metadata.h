@@ -48,6 +48,22 @@ struct thin_dev;
 struct thin_freed;
 
 /**
+ * struct thin_meta_times - where the time of a commit went
+ * @seq: its transaction
+ * @freeze_ns: under the lock that lookups wait for
+ * @metadata_ns: writing and flushing all but the superblock
+ * @data_ns: waiting for the rest of the data device's flush after that
+ * @superblock_ns: writing and flushing the superblock
+ */
+struct thin_meta_times {
+	u64 seq;
+	u64 freeze_ns;
+	u64 metadata_ns;
+	u64 data_ns;
+	u64 superblock_ns;
+};
+
+/**
  * struct thin_meta_ops - what a commit needs from the owner of the data device
  * @data_flush_begin: start a FLUSH of the data device, do not wait.  Called
  *	once a commit, under the metadata lock.
@@ -59,13 +75,16 @@ struct thin_freed;
  *	in order, by the latest before thin_meta_close().  Called once a commit at most, before the next
  *	@data_flush_begin, under the metadata lock: must not call back.
  *
+ * @committed: a transaction is durable; under the metadata lock, must not call back
+ *
  * A NULL pointer in @data_flush_begin leaves out the flush (simulation); a
- * NULL @freed releases sets at once.
+ * NULL @freed releases sets at once; @committed may be NULL.
  */
 struct thin_meta_ops {
 	void (*data_flush_begin)(void *context);
 	int (*data_flush_wait)(void *context);
 	void (*freed)(void *context, struct thin_freed *set);
+	void (*committed)(void *context, const struct thin_meta_times *times);
 };
 
 /* ---- the module ---- */
@@ -87,24 +106,6 @@ bool thin_meta_changed(struct thin_meta *tm);
 void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set);
 bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
 		     u64 *free_end);
-
-/**
- * struct thin_meta_times - where the time of the last commit went
- * @seq: its transaction
- * @freeze_ns: under the lock that lookups wait for
- * @metadata_ns: writing and flushing all but the superblock
- * @data_ns: waiting for the rest of the data device's flush after that
- * @superblock_ns: writing and flushing the superblock
- */
-struct thin_meta_times {
-	u64 seq;
-	u64 freeze_ns;
-	u64 metadata_ns;
-	u64 data_ns;
-	u64 superblock_ns;
-};
-
-void thin_meta_last_times(struct thin_meta *tm, struct thin_meta_times *times);
 
 u64 thin_meta_open_seq(struct thin_meta *tm);
 u64 thin_meta_durable_seq(struct thin_meta *tm);

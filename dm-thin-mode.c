@@ -41,10 +41,12 @@ blk_status_t pool_error_status(struct pool *pool)
 /**
  * pool_recheck_held - do with bios that wait for space what the mode says
  * @pool: pool
+ * @retry: let them look again also where there is no space: what they had to copy
+ *	may be theirs alone now
  *
  * Also lets volumes try again that had no memory for a work.  Process context.
  */
-void pool_recheck_held(struct pool *pool)
+void pool_recheck_held(struct pool *pool, bool retry)
 {
 	enum pool_mode mode = pool_mode(pool);
 	bool error = mode > PM_OUT_OF_DATA_SPACE ||
@@ -58,9 +60,9 @@ void pool_recheck_held(struct pool *pool)
 		spin_lock(&vol->lock);
 		if (error)
 			bio_list_merge(&failed, &vol->held);
-		else if (mode == PM_WRITE)
+		else if (retry || mode == PM_WRITE)
 			bio_list_merge(&vol->deferred, &vol->held);
-		if (error || mode == PM_WRITE)
+		if (error || retry || mode == PM_WRITE)
 			bio_list_init(&vol->held);
 		if (!bio_list_empty(&vol->deferred) || !bio_list_empty(&vol->parked))
 			thin_vol_kick(vol);
@@ -148,18 +150,18 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 		mode = old <= PM_OUT_OF_DATA_SPACE ? PM_READ_ONLY : old;
 	}
 
-	/* From here on nobody begins what the mode does not allow. */
+	/* Who sees the mode may do what it allows, and nobody begins what it does not. */
+	if (mode <= PM_OUT_OF_DATA_SPACE)
+		thin_meta_set_access(pool->tm, THIN_META_WRITABLE);
 	WRITE_ONCE(pool->mode, mode);
 	switch (mode) {
 	case PM_WRITE:
-		thin_meta_set_access(pool->tm, THIN_META_WRITABLE);
 		WRITE_ONCE(pool->was_out_of_data, false);
 		if (pool->bound)
 			WRITE_ONCE(pool->features.error_if_no_space,
 				   pool->bound->requested.error_if_no_space);
 		break;
 	case PM_OUT_OF_DATA_SPACE:
-		thin_meta_set_access(pool->tm, THIN_META_WRITABLE);
 		WRITE_ONCE(pool->was_out_of_data, true);
 		break;
 	case PM_OUT_OF_METADATA_SPACE:
@@ -188,7 +190,7 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 		trace_thin_mode(pool, old, mode);
 		tell_mode(pool);
 	}
-	pool_recheck_held(pool);
+	pool_recheck_held(pool, false);
 }
 
 static void no_space_timed_out(struct work_struct *ws)
@@ -201,7 +203,7 @@ static void no_space_timed_out(struct work_struct *ws)
 	    time_after_eq(jiffies, pool->no_space_expires)) {
 		WRITE_ONCE(pool->features.error_if_no_space, true);
 		tell_mode(pool);
-		pool_recheck_held(pool);
+		pool_recheck_held(pool, false);
 	}
 	mutex_unlock(&pool->state_lock);
 }
@@ -215,11 +217,14 @@ static void no_space_timed_out(struct work_struct *ws)
  * Goes back to the last commit and to read-only mode with needs_check set, or
  * to fail mode (behaviour 6.4).  In a mode that does not change metadata
  * nothing happens: what fails there was late, or mere cleaning up.  Out of
- * metadata space, only a rollback of what frees some is a failure.
+ * metadata space, only a rollback of what frees some is a failure.  Nor is it
+ * one that a change came in a mode that refused it.
  */
 void pool_metadata_failed_locked(struct pool *pool, const char *op, int error)
 {
 	lockdep_assert_held(&pool->state_lock);
+	if (error == -EPERM)
+		return;
 	if (pool->mode < PM_OUT_OF_METADATA_SPACE ||
 	    (pool->mode == PM_OUT_OF_METADATA_SPACE && thin_meta_rolled_back(pool->tm)))
 		pool_set_mode(pool, roll_back(pool, op, error));
@@ -272,7 +277,7 @@ void pool_check_space_locked(struct pool *pool)
 		waiting = pool->space_deadline;
 		spin_unlock_irq(&pool->lock);
 		if (waiting && (space.data_free > space.data_pending || !space.settling))
-			pool_recheck_held(pool);
+			pool_recheck_held(pool, false);
 	}
 }
 

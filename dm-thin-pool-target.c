@@ -324,7 +324,7 @@ static void pool_resume(struct dm_target *ti)
 
 	WRITE_ONCE(pool->low_water_triggered, false);
 	pool_resume_thins(pool);
-	pool_recheck_held(pool);
+	pool_recheck_held(pool, false);
 	pool_waker_start(pool);
 }
 

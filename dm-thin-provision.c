@@ -267,7 +267,8 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 		}
 		if (r) {
 			pool_metadata_failed(pool, "allocation of data blocks", r);
-			give_up(vol, works, true);
+			/* Refused in a mode that may be over: the one that is now decides. */
+			give_up(vol, works, r != -EPERM);
 			return;
 		}
 		pool_space_found(pool);
@@ -382,6 +383,9 @@ static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, 
 	r = thin_dev_insert(vol->td, vol->ins, nr);
 	if (r)
 		pool_metadata_failed(pool, "insertion of mappings", r);
+	/* Refused in a mode that is over. */
+	if (r == -EPERM && pool_mode(pool) <= PM_OUT_OF_DATA_SPACE)
+		return nr;
 	for (i = 0; i < nr; i++) {
 		if (r) {
 			fail(batch[i], pool_error_status(pool));

@@ -266,7 +266,7 @@ static void end_round(struct pool *pool)
 		free_drops(&fs->drops);
 		kfree(fs);
 	}
-	pool_recheck_held(pool);
+	pool_recheck_held(pool, true);
 }
 
 static bool idle(struct pool *pool)

@@ -220,7 +220,8 @@ struct thin_vol *thin_vol_fence(struct pool *pool, u32 id)
 void thin_vol_unfence(struct thin_vol *vol)
 {
 	spin_lock_irq(&vol->lock);
-	WRITE_ONCE(vol->fences, vol->fences - 1);
+	/* Who sees no fence sees the snapshot. */
+	smp_store_release(&vol->fences, vol->fences - 1);
 	if (!vol->fences) {
 		bio_list_merge(&vol->deferred, &vol->fenced);
 		bio_list_init(&vol->fenced);

@@ -147,6 +147,7 @@ struct thin_counters {
  * @commit_bios: bios that end when a commit has made their volume durable; lock
  * @space_deadline: writers wait for freed blocks until then; 0: nobody waits; lock
  * @data_flushes: data-device flushes that commits have begun
+ * @data_flushed: the last of them that has ended well, by its number
  * @flush_bio: the one of the commit in progress
  * @flush_done: completed when it has ended
  * @reclaim_wq: runs @reclaim_work
@@ -163,7 +164,7 @@ struct thin_counters {
  * @spare_drops: empty pages for them; lock
  * @nr_spare_drops: how many; written under lock
  * @closed_counters: of volumes that were closed; tts_lock
- * @commits: transactions made durable; state_lock, as the next two
+ * @commits: transactions made durable; metadata lock, as the next two
  * @commit_ns: time that took
  * @commit_ns_max: the longest one
  * @passed_down: data blocks discarded on the data device; written by @reclaim_work
@@ -215,6 +216,7 @@ struct pool {
 	bool commit_wanted;
 	unsigned long space_deadline;
 	u64 data_flushes;
+	u64 data_flushed;
 	struct bio flush_bio;
 	struct completion flush_done;
 
@@ -482,7 +484,8 @@ static inline void thin_epoch_enter(struct thin_vol *vol, struct thin_bio *tb)
 static inline bool thin_epoch_enter_write(struct thin_vol *vol, struct thin_bio *tb)
 {
 	thin_epoch_enter(vol, tb);
-	if (likely(!READ_ONCE(vol->fences)))
+	/* Before the time of the last snapshot; pairs with thin_vol_unfence(). */
+	if (likely(!smp_load_acquire(&vol->fences)))
 		return true;
 	compat_epoch_leave(&vol->srcu, tb->epoch);
 	tb->epoch = -1;
@@ -589,7 +592,7 @@ void pool_check_data_low_water(struct pool *pool, u64 want);
 void pool_no_data_space(struct pool *pool);
 void pool_space_found(struct pool *pool);
 bool pool_has_found_space(struct pool *pool);
-void pool_recheck_held(struct pool *pool);
+void pool_recheck_held(struct pool *pool, bool retry);
 blk_status_t pool_error_status(struct pool *pool);
 void pool_bind(struct pool *pool, struct pool_target *pt);
 void pool_unbind(struct pool *pool, struct pool_target *pt);

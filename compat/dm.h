@@ -48,10 +48,14 @@ typedef fmode_t blk_mode_t;
 static inline void compat_limit_atomic_writes(struct queue_limits *limits, unsigned int bytes)
 {
 #ifdef DM_TARGET_ATOMIC_WRITES
+	/* Not offered, or nothing stacked. */
+	if (!limits->atomic_write_hw_max || limits->atomic_write_hw_max == UINT_MAX)
+		return;
+	if (limits->atomic_write_hw_unit_min > bytes)
+		bytes = 0;
 	limits->atomic_write_hw_max = min(limits->atomic_write_hw_max, bytes);
 	limits->atomic_write_hw_unit_max = min(limits->atomic_write_hw_unit_max, bytes);
-	if (limits->atomic_write_hw_unit_min > bytes)
-		limits->atomic_write_hw_unit_max = 0;
+	limits->atomic_write_hw_unit_min = min(limits->atomic_write_hw_unit_min, bytes);
 #endif
 }
 

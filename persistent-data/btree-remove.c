@@ -25,8 +25,13 @@ static int shrink_root(struct bt_info *info, u64 *root)
 		u64 old = *root, child = 0;
 		struct pd_read read;
 		bool done, freed;
+		u32 count;
 		int r;
 
+		/* Below the root that was shadowed, others may have the node, too. */
+		r = tm_count(info->tm, old, &count);
+		if (r || count > 1)
+			return r;
 		r = tm_read(info->tm, old, PD_NODE, true, &read);
 		if (r)
 			return r;
