@@ -125,7 +125,8 @@ def test_huge_and_no_power_of_two(rig, bs):
         thin.fill(block * pool.block, 64 * KIB, seed=n)
         thin.fill((block + 1) * pool.block - 64 * KIB, 64 * KIB, seed=n)
     assert thin.status().text == f"{3 * bs} {28 * bs - 1}"
-    thin.discard(13 * pool.block, pool.block)
+    # The block layer cuts a discard in odd places if its granularity is no power of two.
+    thin.discard(12 * pool.block, 3 * pool.block)
     assert pool.status().used == 2
     for n, block in ((0, 0), (2, 27)):
         thin.verify(block * pool.block, 64 * KIB, seed=n)

