@@ -9,6 +9,7 @@ IMPROVEMENTS = {
     "though the thin's changes are gone",
     "grow-restored": "metadata written by thin_restore 0.9 counts the free entries of the last bitmap in another way; "
     "the stock module believes it, finds no free block after growing a full pool and stops with ENOSPC",
+    "B6": "a first write or a copy whose I/O failed keeps its data block for ever in the stock module: a leak",
     "B12": "the stock module answers 'Fail' to a thin's table query in fail mode",
     "B16": "out of metadata space the stock module refuses to delete thins, which would free some; "
     "only taking the whole pool down helps",
