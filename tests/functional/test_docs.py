@@ -22,7 +22,7 @@ def blocks():
     found, section, last, count = {}, None, "", 0
     with open(PAGE, encoding="utf-8") as file:
         for line in file.read().splitlines():
-            heading = re.match(r"#+ ([\d.]+\d)", line)
+            heading = re.match(r"#+ (\d+(\.\d+)*)", line)
             if heading:
                 section, count = heading.group(1), 0
             if line.startswith("    "):
@@ -42,7 +42,7 @@ def shows(*keys):
 def run(rig, section, n, **names):
     """Run a block in a directory of the test, with these variables set; what it prints."""
     tools = "".join(
-        f'{name}() {{ {metadata.tool(name, "1")} "$@"; }}\n' for name in ("thin_check", "thin_repair")
+        f'{name}() {{ command {metadata.tool(name, "1")} "$@"; }}\n' for name in ("thin_check", "thin_repair")
     )
     where = os.path.join(rig.directory, "mnt")
     text = blocks()[section, n].replace("/mnt/thin", where)
@@ -132,7 +132,7 @@ def test_more_room_with_lvm(group, rig):
 @shows(("9.1", 4))
 def test_some_room_back(rig):
     pool, thin = full_pool(rig)
-    thin.discard_blocks(0, 20)
+    thin.discard_blocks(12, 20)
     pool.status()
     spare = pool.thin(7)
     spare.fill_blocks(0, 20, seed=1)
