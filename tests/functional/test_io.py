@@ -310,6 +310,32 @@ def test_mkfs_and_fstrim(rig, fs):
         proc.run("umount", where)
 
 
+@pytest.mark.parametrize("fs", ["ext4", "xfs"])
+def test_second_file_system_frees_the_first(rig, fs):
+    """mkfs discards the whole device before it begins."""
+    pool = rig.pool(size=512 * MIB)
+    thin = pool.thin(0)
+    tree.make_filesystem(fs, thin)
+    empty = pool.status().used
+    where = os.path.join(rig.directory, "mnt")
+    os.makedirs(where, exist_ok=True)
+    tree.mount(fs, thin, where)
+    try:
+        with open(f"{where}/big", "wb") as file:
+            file.write(bytes(range(256)) * (24 * MIB // 256))
+    finally:
+        tree.unmount(where)
+    assert pool.status().used >= empty + 24 * 16
+    below = pool.data.used_bytes()
+    tree.make_filesystem(fs, thin)
+    # Where a log lies in a block that no longer is all of it, a few more or less.
+    assert pool.status().used <= empty + 16
+    wait_for(lambda: pool.data.used_bytes() <= below - 20 * MIB, "the disk below has the space back")
+    proc.run("blkdiscard", thin)
+    assert pool.status().used == 0
+    assert thin.status().text == "0 -"
+
+
 # -- blocks that are shared no more ------------------------------------------------------
 
 

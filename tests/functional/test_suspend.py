@@ -1,10 +1,11 @@
 """Suspending, resuming, resizing and removing, alone and nested."""
 
 import errno
+import os
 
 import pytest
-from lib import io, metadata
-from lib.dm import error_of
+from lib import io, metadata, proc
+from lib.dm import Device, error_of
 from lib.proc import wait_for
 from lib.thin import GIB, MIB
 
@@ -126,6 +127,119 @@ def test_snapshots_while_written(rig):
     thin.verify(0, 16 * MIB, seed=1)
 
 
+def test_thin_suspended_while_its_pool_is(rig):
+    """The one waits for the other, and stays suspended."""
+    pool = rig.pool()
+    thin, other = pool.thin(0), pool.thin(1)
+    pool.suspend()
+    child = proc.start("dmsetup", "suspend", thin.name)
+    try:
+        with pytest.raises(proc.subprocess.TimeoutExpired):
+            child.wait(0.5)
+        pool.resume()
+        assert child.wait(proc.DEADLINE) == 0
+    finally:
+        child.kill()
+    assert thin.suspended and not other.suspended
+    other.fill_blocks(0, 1, seed=1)
+    pool.cycle()
+    assert thin.suspended
+    thin.resume()
+    thin.fill_blocks(0, 1, seed=1)
+
+
+def test_suspended_twice_resumed_twice(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+    for device in (pool, thin, pool):
+        for _ in range(2):
+            error_of(device.suspend)  # the second has nothing to do
+            assert device.suspended
+        for _ in range(2):
+            error_of(device.resume)
+            assert not device.suspended
+        thin.fill_blocks(0, 1, seed=1)
+
+
+def test_snapshot_of_a_thin_in_a_suspended_pool(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    pool.suspend()
+    pool.create_snap(1, 0)
+    pool.create_thin(2)
+    pool.resume()
+    thin.fill_blocks(0, 2, seed=2)
+    pool.activate(1).verify_blocks(0, 4, seed=1)
+    thin.verify_blocks(0, 2, seed=2)
+    thin.verify_blocks(2, 2, seed=1)
+
+
+# -- changed tables ----------------------------------------------------------------------
+
+
+def test_thin_turned_into_another(rig):
+    """The same device, another id, as one rolls back to a snapshot."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    pool.snapshot(thin, 1)
+    thin.fill_blocks(0, 4, seed=2)
+    thin.id = 1
+    thin.reload(thin.table())
+    thin.verify_blocks(0, 4, seed=1)
+    assert error_of(pool.delete, 0) is None
+    assert error_of(pool.delete, 1) == errno.EBUSY
+    thin.fill_blocks(1, 1, seed=3)
+    assert pool.status().used == 4
+
+
+def test_thin_turned_into_something_else_and_back(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    thin.reload(f"0 {thin.sectors} zero")
+    thin.verify_zero(0, MIB)
+    assert pool.open_count == 0
+    thin.reload(f"0 {thin.sectors} error", noflush=True)
+    assert io.error_of(thin.read, 0, 4096) == errno.EIO
+    thin.reload(thin.table(), noflush=True)
+    thin.verify_blocks(0, 4, seed=1)
+
+
+def test_tables_changed_below_io(rig):
+    pool = rig.pool(size=256 * MIB)
+    thin = pool.thin(0, sectors=65536)
+    job = io.Job(io.fill, thin.path, 0, 24 * MIB, 1)
+    turn = 0
+    words = [[], ["no_discard_passdown"], ["skip_block_zeroing"], ["error_if_no_space", "skip_block_zeroing"]]
+    while not job.done():
+        pool.change(features=words[turn % 4], low_water=turn, noflush=bool(turn % 2))
+        thin.reload(thin.table(sectors=65536 + turn % 3 * 128), noflush=bool(turn % 2))
+        turn += 1
+    job.result()
+    thin.reload(thin.table())
+    thin.verify(0, 24 * MIB, seed=1)
+
+
+def test_table_loaded_twice_counts_once(rig):
+    """The last one loaded is the one that is resumed; the others are forgotten."""
+    pool = rig.pool(low_water=1)
+    thin = pool.thin(0, sectors=2048)
+    for mark in (2, 3, 4):
+        pool.load(pool.table(low_water=mark))
+        thin.load(thin.table(sectors=2048 * mark))
+    pool.cycle()
+    thin.cycle()
+    assert pool.table_text().split()[3] == "4"
+    assert io.size(thin.path) == 4 * MIB
+    thin.load(thin.table(sectors=4096))
+    thin.clear()
+    thin.cycle()
+    assert io.size(thin.path) == 4 * MIB
+    pool.low_water = 4
+
+
 # -- sizes -------------------------------------------------------------------------------
 
 
@@ -230,6 +344,43 @@ def test_forced_removal_of_a_pool_fails_its_thins(rig):
         pool.reload(pool.table())
     thin.remove()
     pool.activate(0).verify_blocks(0, 4, seed=1)
+
+
+def test_forced_removal_of_a_thin_in_use(rig):
+    """Whoever has it open gets errors from then on; the pool and its other thins do not mind."""
+    pool = rig.pool()
+    thin, other = pool.thin(0), pool.thin(1)
+    thin.fill_blocks(0, 4, seed=1)
+    thin.flush()
+    holder = os.open(thin.path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        error_of(thin.remove, force=True, retry=False)  # it is open, so only its table goes
+        assert thin.exists()
+        assert io.error_of(thin.read, 0, 4096) == errno.EIO
+        other.fill_blocks(0, 2, seed=2)
+        wait_for(lambda: error_of(pool.create_snap, 2, 0) is None, "the id is free")
+    finally:
+        os.close(holder)
+    Device.remove(thin)
+    other.verify_blocks(0, 2, seed=2)
+    pool.activate(0).verify_blocks(0, 4, seed=1)
+    pool.activate(2).verify_blocks(0, 4, seed=1)
+
+
+def test_forced_removal_of_a_thin_under_load(rig):
+    pool = rig.pool(size=128 * MIB)
+    thin = pool.thin(0)
+    job = io.Job(io.fill, thin.path, 0, 48 * MIB, 1)
+    wait_for(lambda: thin.status().mapped > 2048, "the writer is at work")
+    error_of(thin.remove, force=True, retry=False)
+    assert job.errno() in (errno.EIO, None)
+    if thin.exists():
+        wait_for(lambda: thin.open_count == 0, "the writer has let go")
+        Device.remove(thin)
+    again = pool.activate(0)
+    whole = again.status().mapped * 512 // MIB * MIB - 2 * MIB
+    assert whole > 0
+    again.verify(0, whole, seed=1)
 
 
 def test_deferred_remove(rig):
