@@ -46,20 +46,39 @@ static void call_pinned(struct pool *pool, struct thin_target *tt,
 	wake_up_all(&pool->unpinned);
 }
 
-/*
- * The external origin of a thin may be an older thin of the same pool: it must
- * go on until those that read from it are through.
- */
-static void suspend_thins(struct pool *pool, bool with_origin)
+/* May others still read through this device, which is their external origin? */
+static bool md_is_read(struct pool *pool, struct mapped_device *md)
 {
+	dev_t dev = disk_devt(dm_disk(md));
 	struct thin_target *tt;
 
+	list_for_each_entry(tt, &pool->tts, node)
+		if (tt->origin_dev && tt->origin_dev->bdev->bd_dev == dev && tt->md != md &&
+		    !md_is_held(pool, tt->md))
+			return true;
+	return false;
+}
+
+/*
+ * The external origin of a thin may be another thin of the same pool: it must
+ * go on until those that read from it are through.  Returns whether any thin
+ * was suspended.
+ */
+static bool suspend_thins(struct pool *pool, bool with_origin)
+{
+	struct thin_target *tt;
+	bool any = false;
+
 	list_for_each_entry_reverse(tt, &pool->tts, node) {
-		if ((with_origin && !tt->origin_dev) || md_is_held(pool, tt->md))
+		if (md_is_held(pool, tt->md))
+			continue;
+		if (with_origin && (!tt->origin_dev || md_is_read(pool, tt->md)))
 			continue;
 		tt->holds_suspend = true;
 		call_pinned(pool, tt, dm_internal_suspend_noflush);
+		any = true;
 	}
+	return any;
 }
 
 /**
@@ -73,7 +92,9 @@ void pool_suspend_thins(struct pool *pool)
 {
 	mutex_lock(&pool->tts_lock);
 	WRITE_ONCE(pool->suspended, true);
-	suspend_thins(pool, true);
+	/* Origins may have origins. */
+	while (suspend_thins(pool, true))
+		;
 	suspend_thins(pool, false);
 	mutex_unlock(&pool->tts_lock);
 }

@@ -19,7 +19,7 @@ IMPROVEMENTS = {
     "B11": "the stock module tries to grow a read-only pool and fails it",
     "B15": "the stock module does not commit for freed blocks that only wait for a commit, and says ENOSPC",
     "B17": "the stock module writes needs_check to the disk when something else makes it write",
-    "B20": "the stock module counts snapshots beyond the 24 bits that mappings have for the count",
+    "snapshot-clock": "the stock module counts snapshots beyond the 24 bits that mappings have for the count",
     "B23": "the stock module rewrites the superblock at each status of an idle pool",
     "B28": "with skip_block_zeroing the stock module shows stale data behind the end of an external origin",
     "B6": "a first write or a copy whose I/O failed keeps its data block for ever in the stock module: a leak",

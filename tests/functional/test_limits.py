@@ -33,7 +33,6 @@ def test_sizes_follow_the_block(rig, bs):
         assert pool.attribute(name) == disk_attribute(pool.data, name)
     for device in (pool, thin):
         assert device.attribute("logical_block_size") == 512
-        assert device.attribute("write_zeroes_max_bytes") == 0
 
 
 @pytest.mark.parametrize("bs", BLOCK_SIZES)

@@ -201,7 +201,7 @@ def test_needs_check_is_on_the_disk_at_once(rig):
     assert on_disk
 
 
-@improvement("B20")
+@improvement("snapshot-clock")
 def test_last_snapshot(rig):
     """The clock of a pool has 24 bits."""
     meta = rig.disk(4 * MIB)
