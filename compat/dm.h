@@ -26,6 +26,11 @@ typedef fmode_t blk_mode_t;
 #define BLK_OPEN_WRITE	FMODE_WRITE
 #endif
 
+/* Came with atomic writes, the only ones that get it here. */
+#ifndef BLK_STS_INVAL
+#define BLK_STS_INVAL	BLK_STS_NOTSUPP
+#endif
+
 /* Inline encryption passes through both targets where the stock ones let it. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 #define COMPAT_TARGET_PASSES_CRYPTO	0
