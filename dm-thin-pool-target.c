@@ -67,6 +67,7 @@ static void warn_excess(struct dm_dev *dev)
 static int open_devices(struct dm_target *ti, struct pool_target *pt, char **argv)
 {
 	blk_mode_t meta_mode = BLK_OPEN_READ | (pt->requested.read_only ? 0 : BLK_OPEN_WRITE);
+	dev_t meta;
 	int r;
 
 	r = dm_get_device(ti, argv[0], meta_mode, &pt->meta_dev);
@@ -75,12 +76,15 @@ static int open_devices(struct dm_target *ti, struct pool_target *pt, char **arg
 		return r;
 	}
 	warn_excess(pt->meta_dev);
+	meta = pt->meta_dev->bdev->bd_dev;
 	r = dm_get_device(ti, argv[1], BLK_OPEN_READ | BLK_OPEN_WRITE, &pt->data_dev);
 	if (r) {
 		ti->error = "Error getting data device";
 		return r;
 	}
-	if (pt->meta_dev->bdev == pt->data_dev->bdev) {
+	if (pt->data_dev->bdev->bd_dev == meta) {
+		/* Perhaps opened anew for writing by the core, which has freed what meta_dev was. */
+		pt->meta_dev = pt->data_dev;
 		ti->error = "Metadata and data device must not be the same";
 		return -EINVAL;
 	}

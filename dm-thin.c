@@ -16,6 +16,7 @@
 static int open_devices(struct dm_target *ti, struct thin_target *tt, unsigned int argc,
 			char **argv)
 {
+	dev_t origin = 0;
 	int r;
 
 	if (argc == 3) {
@@ -28,11 +29,18 @@ static int open_devices(struct dm_target *ti, struct thin_target *tt, unsigned i
 			ti->error = "Error opening origin device";
 			return r;
 		}
+		origin = tt->origin_dev->bdev->bd_dev;
 	}
 	r = dm_get_device(ti, argv[0], dm_table_get_mode(ti->table), &tt->pool_dev);
 	if (r) {
 		ti->error = "Error opening pool device";
 		return r;
+	}
+	if (tt->pool_dev->bdev->bd_dev == origin) {
+		/* Opened anew for writing by the core, which has freed what origin_dev was. */
+		tt->origin_dev = tt->pool_dev;
+		ti->error = "Error setting origin device";
+		return -EINVAL;
 	}
 	return 0;
 }
@@ -57,10 +65,6 @@ static int find_pool(struct dm_target *ti, struct thin_target *tt)
 	dm_put(md);
 	if (!tt->pool) {
 		ti->error = "Couldn't find pool object";
-		return -EINVAL;
-	}
-	if (tt->origin_dev && tt->origin_dev->bdev == tt->pool_dev->bdev) {
-		ti->error = "Error setting origin device";
 		return -EINVAL;
 	}
 	return 0;
