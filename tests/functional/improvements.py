@@ -36,6 +36,5 @@ IMPROVEMENTS = {
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
     "stats": "the stock module counts nothing and knows no such message",
     "B14": "the stock module silently ignores another block size in a reloaded table, and refuses all five words at once",
-    "B13": "the stock module takes one device under two names for data and metadata, and destroys the metadata; "
-    "or for pool and external origin",
+    "B13": "the stock module takes one device under two names for data and metadata, and destroys the metadata",
 }
