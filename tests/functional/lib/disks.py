@@ -4,18 +4,22 @@ import itertools
 import os
 
 from . import proc
-from .dm import Device
+from .dm import Device, after_table_kind
 
 CONFIGFS = "/sys/kernel/config"
+HOUR = 3600000  # in ms
 _serial = itertools.count(1)
 
 
 class Loop:
     """A loop device over a sparse file. Has a write cache and discards; keeps what is written."""
 
-    def __init__(self, directory, sectors, sector_size=512):
+    def __init__(self, directory, sectors, sector_size=512, content=None):
+        """With what the file `content` holds now, if there is one."""
         self.file = os.path.join(directory, f"disk{next(_serial)}")
-        with open(self.file, "wb") as file:
+        if content:
+            proc.run("cp", "--sparse=always", content, self.file)
+        with open(self.file, "ab") as file:
             file.truncate(sectors * 512)
         if not os.path.exists("/dev/loop-control"):
             proc.run("modprobe", "loop")
@@ -111,12 +115,13 @@ def load_null_blk():
 
 
 class Switch(Device):
-    """A linear device above another one that can be told to fail reads, writes or both."""
+    """A linear device above another one that can be told to fail reads, writes or both, or to hold them back."""
 
     def __init__(self, lower, sectors=None):
         super().__init__(f"thintest-switch{next(_serial)}")
         self.lower = lower
         self.sectors = sectors or lower.sectors
+        self.slowed = False
         self.create(self._good())
 
     def _good(self):
@@ -129,6 +134,7 @@ class Switch(Device):
 
     def good(self):
         self._swap(self._good())
+        self.slowed = False
 
     def fail_writes(self):
         if not os.path.isdir("/sys/module/dm_flakey"):
@@ -137,3 +143,19 @@ class Switch(Device):
 
     def fail_all(self):
         self._swap(f"0 {self.sectors} error")
+
+    def slow(self, reads=0, writes=0):
+        """So many milliseconds more for each; flushes stay quick."""
+        if not os.path.isdir("/sys/module/dm_delay"):
+            proc.run("modprobe", "dm-delay", check=False)
+        self._swap(f"0 {self.sectors} delay {self.lower} 0 {reads} {self.lower} 0 {writes} {self.lower} 0 0")
+        self.slowed = True
+
+    def hold(self, reads=False, writes=False):
+        """Let them wait (discards count as writes) until good() lets them through."""
+        self.slow(HOUR if reads else 0, HOUR if writes else 0)
+
+    def held(self):
+        """(reads, writes) that wait."""
+        words = after_table_kind(self.status_line(noflush=True), "delay").split()
+        return int(words[0]), int(words[1])

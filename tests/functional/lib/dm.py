@@ -45,7 +45,7 @@ def error_of(function, *args, **named):
 
 def number(path):
     """maj:min of a block device."""
-    rdev = os.stat(path).st_rdev
+    rdev = os.stat(str(path)).st_rdev
     return f"{os.major(rdev)}:{os.minor(rdev)}"
 
 
@@ -149,6 +149,20 @@ class Device:
     def attribute(self, name):
         with open(f"{self.queue}/{name}", encoding="ascii") as file:
             return int(file.read())
+
+
+def _ended(path, field):
+    with open(f"/sys/dev/block/{number(path)}/stat", encoding="ascii") as file:
+        return int(file.read().split()[field])
+
+
+def reads_done(path):
+    """Reads that a block device has ended since it was made."""
+    return _ended(path, 0)
+
+
+def writes_done(path):
+    return _ended(path, 4)
 
 
 def after_table_kind(line, kind):

@@ -113,6 +113,15 @@ def _do_zeroout(path, offset, length):
     _range_ioctl(path, BLKZEROOUT, offset, length)
 
 
+def _do_rewrite(path, offset, length, until):
+    """Small writes all over a range until a file appears; how many."""
+    done = 0
+    while not os.path.exists(until):
+        _do_write(path, offset + done * 52 * SECTOR % length // 4096 * 4096, bytes(4096))
+        done += 1
+    return done
+
+
 def _do_size(path):
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -283,6 +292,10 @@ def zeroout(path, offset, length):
     _call(_do_zeroout, str(path), offset, length)
 
 
+def rewrite(path, offset, length, until):
+    return _call(_do_rewrite, str(path), offset, length, until)
+
+
 def size(path):
     return _call(_do_size, str(path))
 
@@ -294,6 +307,7 @@ _OPERATIONS = {
     flush: _do_flush,
     discard: _do_discard,
     zeroout: _do_zeroout,
+    rewrite: _do_rewrite,
 }
 
 

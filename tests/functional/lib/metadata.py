@@ -8,6 +8,9 @@ from . import io, proc
 
 BLOCK = 4096
 SUPERBLOCK_SALT = 160774
+NODE_SALT = 121107
+BITMAP_SALT = 240779
+INDEX_SALT = 160478
 NEEDS_CHECK = 1
 
 
@@ -49,20 +52,46 @@ class Superblock:
 
 def patch_superblock(disk, changes, checksum=True):
     """Change fields ({offset: bytes}) of an inactive pool's superblock."""
-    raw = bytearray(io.read(disk, 0, BLOCK))
+    patch(disk, 0, changes, SUPERBLOCK_SALT if checksum else None)
+
+
+def patch(disk, block, changes, salt):
+    """Change bytes ({offset: bytes}) of a metadata block; a salt makes its checksum right again."""
+    raw = bytearray(io.read(disk, block * BLOCK, BLOCK))
     for offset, data in changes.items():
         raw[offset : offset + len(data)] = data
-    if checksum:
-        raw[0:4] = struct.pack("<I", crc32c(raw[4:]) ^ SUPERBLOCK_SALT)
-    io.write(disk, 0, raw)
+    if salt is not None:
+        raw[0:4] = struct.pack("<I", crc32c(raw[4:]) ^ salt)
+    io.write(disk, block * BLOCK, raw)
+
+
+class FirstBitmap:
+    """The index entry of a map's first bitmap: where it lies, where it points, what it says of free entries."""
+
+    def __init__(self, disk, of_data):
+        self.disk = disk
+        root = Superblock(disk).raw
+        # The data map keeps its entries in a leaf (values of 16 bytes, behind 168 keys), the metadata map in one block.
+        (self.holder,) = struct.unpack_from("<Q", root, (64 if of_data else 192) + 16)
+        self.salt, self.offset = (NODE_SALT, 0x560) if of_data else (INDEX_SALT, 16)
+        raw = io.read(disk, self.holder * BLOCK, BLOCK)
+        (self.block, self.nr_free, self.none_free_before) = struct.unpack_from("<QII", raw, self.offset)
+
+    def set_hints(self, nr_free, none_free_before):
+        hints = struct.pack("<II", nr_free, none_free_before)
+        patch(self.disk, self.holder, {self.offset + 8: hints}, self.salt)
+
+    def set_count_to_one(self, entry):
+        """For an entry whose count is 0."""
+        at = 16 + entry // 4
+        byte = io.read(self.disk, self.block * BLOCK, BLOCK)[at] | 2 << entry % 4 * 2
+        patch(self.disk, self.block, {at: bytes([byte])}, BITMAP_SALT)
 
 
 def free_ranges(disk):
     """[(first, behind last)] of the metadata blocks that nothing uses; for at most 16320 blocks."""
     block = Superblock(disk)
-    (index,) = struct.unpack_from("<Q", block.raw, 192 + 16)
-    (bitmap,) = struct.unpack_from("<Q", io.read(disk, index * BLOCK, BLOCK), 16)
-    entries = io.read(disk, bitmap * BLOCK, BLOCK)[16:]
+    entries = io.read(disk, FirstBitmap(disk, of_data=False).block * BLOCK, BLOCK)[16:]
     assert block.metadata_blocks <= 16320
     free = [n for n in range(block.metadata_blocks) if not entries[n // 4] >> (n % 4 * 2) & 3]
     ranges = []
@@ -107,6 +136,11 @@ def check(disk):
 
 def clear_needs_check(disk):
     proc.run(tool("thin_check", "1"), "--clear-needs-check-flag", disk)
+
+
+def repair(disk):
+    """What thin_check repairs by itself: leaks."""
+    proc.run(tool("thin_check", "1"), "--auto-repair", disk)
 
 
 def dump(disk, *options):

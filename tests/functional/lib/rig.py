@@ -20,6 +20,7 @@ def module_is_stock():
 class Rig:
     def __init__(self, directory):
         self.directory = directory
+        self.judges = True  # metadata that is left at the end is checked
         self.pools, self.thins, self.devices, self.disks = [], [], [], []
         self.parameters = {}
 
@@ -33,6 +34,11 @@ class Rig:
         disk = Loop(self.directory, size // SECTOR, **named)
         self.disks.append(disk)
         return disk
+
+    def copy_of(self, disk):
+        """What a crash at this moment would leave of a disk: its content, on another one."""
+        lower = disk.lower if isinstance(disk, Switch) else disk
+        return self.disk(lower.sectors * SECTOR, content=lower.file)
 
     def null_blk(self, size=64 * MIB, **named):
         disk = NullBlk(size // SECTOR, **named)
@@ -124,6 +130,9 @@ class Rig:
         for path, value in self.parameters.items():
             with open(path, "w", encoding="ascii") as file:
                 file.write(value)
+        for device in self.devices:
+            if isinstance(device, Switch) and device.slowed:
+                attempt(f"let through what {device.name} holds", device.good)
         for job in list(io.Job.jobs):
             if not job.done():
                 wrong.append(f"{job.name} has not completed at the end of the test")
@@ -136,7 +145,7 @@ class Rig:
         io.Job.forget_all()
         for pool in reversed(self.pools):
             gone = not pool.exists() or attempt(f"remove {pool.name}", pool.remove)
-            if gone:
+            if gone and self.judges:
                 attempt(f"metadata of {pool.name}", self.inspect, pool)
         for device in reversed(self.devices):
             if device.exists():
