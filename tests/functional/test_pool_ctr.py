@@ -97,6 +97,15 @@ def test_features_any_case_any_order_collapsed(rig):
     assert pool.table_text() == f"{number(pool.meta.path)} {number(pool.data.path)} 128 0 {words} "
 
 
+@pytest.mark.improvement("B14")
+def test_all_features_at_once(rig):
+    pool = rig.pool()
+    rig.stop(pool)
+    words = ["skip_block_zeroing", "ignore_discard", "no_discard_passdown", "read_only", "error_if_no_space"]
+    pool = rig.pool(meta=pool.meta, data=pool.data, features=words)
+    assert pool.table_text().endswith(" 128 0 5 " + " ".join(words) + " ")
+
+
 def test_words_behind_the_features_are_ignored(rig):
     pool = rig.pool(features=[], start=False)
     pool.create(pool.table() + " 1 skip_block_zeroing and more 7")

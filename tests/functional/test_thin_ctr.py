@@ -53,6 +53,11 @@ def test_origin_is_the_pool(rig, pool):
     assert refused(rig, f"0 8192 thin {pool} 0 {pool}") == EINVAL
 
 
+@pytest.mark.improvement("B13")
+def test_origin_is_the_pool_under_another_name(rig, pool):
+    assert refused(rig, f"0 8192 thin {pool} 0 {pool.number}") == EINVAL
+
+
 def test_missing_devices(rig, pool):
     assert refused(rig, "0 8192 thin /dev/no-such-pool 0") in NO_SUCH_DEVICE
     assert refused(rig, f"0 8192 thin {pool} 0 /dev/no-such-origin") in NO_SUCH_DEVICE

@@ -1,0 +1,118 @@
+"""Where the kernel's own module does too much, too little or the wrong thing: discards, deletion, commits, origins."""
+
+import pytest
+from lib import dm, io, metadata, proc
+from lib.proc import wait_for
+from lib.thin import KIB, MIB
+
+# -- discards ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copier", ["snapshot", pytest.param("itself", marks=pytest.mark.improvement("B18"))])
+def test_discard_around_a_block_that_is_being_copied(rig, copier):
+    """Its range is two on the data device, and the first block of the first is just being copied."""
+    pool = rig.pool(size=256 * MIB, data=rig.switch(256 * MIB))
+    spacer, thin = pool.thin(9), pool.thin(0)
+    spacer.fill_blocks(0, 512, seed=9)
+    thin.fill_blocks(0, 1024, seed=1)  # data blocks 512 to 1535
+    pool.snapshot(thin, 1)
+    snap = pool.activate(1)
+    pool.status()
+    pool.data.hold(reads=True)
+    writer = snap if copier == "snapshot" else thin
+    copy = io.Job(io.fill, writer.path, 0, 4 * KIB, 2)
+    wait_for(lambda: pool.data.held()[0], "the copy reads its source")
+    discard = io.Job(io.discard, thin.path, 0, 1024 * pool.block)
+    discard.done(3)
+    pool.data.good()
+    copy.result()
+    discard.result()
+    assert thin.status().text == "0 -"
+    thin.zero_blocks(0, 1024)
+    if copier == "snapshot":
+        snap.verify(0, 4 * KIB, seed=2)
+        snap.verify(4 * KIB, 1024 * pool.block - 4 * KIB, seed=1)
+    else:
+        snap.verify_blocks(0, 1024, seed=1)
+    assert pool.status().used == 512 + 1024
+
+
+def test_discards_end_under_a_load_of_writes(rig):
+    """Writers on the very range that is discarded go on until all discards have ended."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    jobs = [io.Job(io.rewrite, thin.path, n * 4 * MIB, 4 * MIB, f"{rig.directory}/stop") for n in range(3)]
+    for _ in range(20):
+        wait_for(lambda: thin.status().mapped, "the writers have begun anew", pause=0.005)
+        thin.discard(0, 12 * MIB)
+    with open(f"{rig.directory}/stop", "w", encoding="ascii"):
+        pass
+    for job in jobs:
+        assert job.result() > 0
+    thin.discard(0, 12 * MIB)
+    assert pool.status().used == 0
+
+
+# -- deletion ----------------------------------------------------------------------------
+
+
+@pytest.mark.improvement("B22")
+def test_writes_go_on_while_a_large_thin_is_deleted(rig):
+    """Reads of the metadata are slow, so that the deletion takes its time."""
+    blocks = 400000
+    meta = rig.switch(32 * MIB)
+    metadata.restore(
+        meta,
+        f'<superblock uuid="" time="0" transaction="0" data_block_size="128" nr_data_blocks="{blocks + 100}">\n'
+        f'<device dev_id="0" mapped_blocks="{blocks}" transaction="0" creation_time="0" snap_time="0">\n'
+        f'<range_mapping origin_begin="0" data_begin="0" length="{blocks}" time="0"/>\n'
+        "</device>\n</superblock>\n",
+    )
+    pool = rig.pool(size=(blocks + 100) * 65536, meta=meta)
+    thin = pool.thin(1)
+    thin.fill_blocks(0, 1, seed=1)
+    pool.status()
+    before = dm.reads_done(meta)
+    meta.slow(reads=10)
+    deletion = proc.start("dmsetup", "message", pool.name, "0", "delete 0")
+    wait_for(lambda: dm.reads_done(meta) >= before + 20, "the deletion reads", pause=0.005)
+    thin.fill_blocks(1, 1, seed=1)
+    meanwhile = dm.reads_done(meta)
+    meta.good()
+    _, said = deletion.communicate(timeout=proc.DEADLINE)
+    assert deletion.returncode == 0, said
+    assert dm.reads_done(meta) >= meanwhile + 200, "the write came last"
+    assert pool.status().used == 2
+
+
+# -- commits -----------------------------------------------------------------------------
+
+
+@pytest.mark.improvement("B23")
+def test_status_writes_nothing_when_nothing_changed(rig):
+    pool = rig.pool()
+    pool.thin(0).fill_blocks(0, 4, seed=1)
+    pool.status()
+    before = dm.writes_done(pool.meta)
+    for _ in range(5):
+        pool.status()
+    assert dm.writes_done(pool.meta) == before
+
+
+# -- origins -----------------------------------------------------------------------------
+
+
+@pytest.mark.improvement("B28")
+def test_no_stale_data_behind_the_end_of_an_origin(rig):
+    """Without zeroing, in the block of which the origin has a part."""
+    pool = rig.pool(features=["skip_block_zeroing"])
+    io.fill(pool.data.path, 0, 8 * MIB, seed=9)
+    origin = rig.disk(MIB + 12 * KIB)
+    io.fill(origin.path, 0, MIB + 12 * KIB, seed=5)
+    thin = pool.thin(0, sectors=8192, origin=origin)
+    thin.verify_zero(MIB + 12 * KIB, 52 * KIB)
+    thin.fill(MIB + 4 * KIB, 4 * KIB, seed=1)
+    thin.verify(MIB, 4 * KIB, seed=5)
+    thin.verify(MIB + 4 * KIB, 4 * KIB, seed=1)
+    thin.verify(MIB + 8 * KIB, 4 * KIB, seed=5)
+    thin.verify_zero(MIB + 12 * KIB, 52 * KIB)
