@@ -120,7 +120,8 @@ def test_same_device_string_for_both(rig, disks):
 @pytest.mark.improvement("B13")
 def test_same_device_under_two_names(rig, disks):
     _, data = disks
-    assert refused(rig, f"0 131072 thin-pool {number(data.path)} {data} 128 0") == EINVAL
+    for tail in ("", " 1 read_only"):
+        assert refused(rig, f"0 131072 thin-pool {number(data.path)} {data} 128 0{tail}") == EINVAL
 
 
 def test_missing_devices(rig, disks):
