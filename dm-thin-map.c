@@ -144,11 +144,10 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 	struct thin_map map;
 	int r;
 
-	if (!write) {
+	if (!write)
 		thin_epoch_enter(vol, tb);
-	} else if (unlikely(!thin_epoch_enter_write(vol, tb))) {
+	else if (unlikely(!thin_epoch_enter_write(vol, tb)))
 		return defer(vol, bio, vblock, thin_vol_hold_fenced);
-	}
 	if (nr == 1)
 		r = thin_dev_find(vol->td, vblock, false, &map);
 	else
@@ -214,7 +213,7 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 
 	tb->tt = tt;
 	tb->work = NULL;
-	tb->epoch = -1;
+	tb->epoch = COMPAT_NO_EPOCH;
 	tb->durable = false;
 	tb->unmaps = false;
 	bio->bi_iter.bi_sector = dm_target_offset(tt->ti, bio->bi_iter.bi_sector);

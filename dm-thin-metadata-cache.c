@@ -249,6 +249,7 @@ int dev_cache_find_run(struct thin_dev *td, u64 vblock, u64 nr, u32 min_time, u6
 
 		end = min(end, vblock + nr);
 		for (; chunk && at < end; at++, n++) {
+			/* As in dev_cache_find(). */
 			u64 word = smp_load_acquire(&chunk->words[at % CHUNK_WORDS]);
 
 			if (!n)

@@ -72,9 +72,9 @@ struct thin_meta_times {
  * @freed: the transaction is durable and this set of data blocks lost its
  *	last reference in it.  The blocks are handed out again only after
  *	thin_meta_release_freed(); every set, even an empty one, must be released,
- *	in order, by the latest before thin_meta_close().  Called once a commit at most, before the next
- *	@data_flush_begin, under the metadata lock: must not call back.
- *
+ *	in order, by the latest before thin_meta_close().  Called once a commit at
+ *	most, before the next @data_flush_begin, under the metadata lock: must not
+ *	call back.
  * @committed: a transaction is durable; under the metadata lock, must not call back
  *
  * A NULL pointer in @data_flush_begin leaves out the flush (simulation); a

@@ -83,7 +83,7 @@ static int open_devices(struct dm_target *ti, struct pool_target *pt, char **arg
 		return r;
 	}
 	if (pt->data_dev->bdev->bd_dev == meta) {
-		/* Perhaps opened anew for writing by the core, which has freed what meta_dev was. */
+		/* Perhaps opened anew by the core, which has freed what meta_dev was. */
 		pt->meta_dev = pt->data_dev;
 		ti->error = "Metadata and data device must not be the same";
 		return -EINVAL;

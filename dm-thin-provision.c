@@ -62,12 +62,12 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
 
 	/* A hole has no source to keep alive. */
-	work->epoch = -1;
+	work->epoch = COMPAT_NO_EPOCH;
 	if (expect == THIN_EXPECT_HOLE) {
 		thin_epoch_leave(vol, tb);
 	} else {
 		work->epoch = tb->epoch;
-		tb->epoch = -1;
+		tb->epoch = COMPAT_NO_EPOCH;
 	}
 
 	if (bio_sectors(bio) == vol->pool->block_sectors)
@@ -87,7 +87,7 @@ static void free_work(struct thin_work *work, struct bio_list *bios)
 		thin_bio(work->overwrite)->work = NULL;
 		bio_list_add(bios, work->overwrite);
 	}
-	if (work->epoch >= 0)
+	if (work->epoch != COMPAT_NO_EPOCH)
 		compat_epoch_leave(&vol->srcu, work->epoch);
 	thin_busy_release(vol, &work->busy, bios);
 	mempool_free(work, &vol->pool->work_mempool);

@@ -2,9 +2,11 @@
 /*
  * What the volumes and their pool have done, as text for the stats message.
  *
- * The tracepoints are made here, too.  Volumes count per processor, so that counting costs the mapped bio next to
+ * Volumes count per processor, so that counting costs the mapped bio next to
  * nothing.  The lines are read by people and by programs: a word for the
  * object, then NAME=NUMBER; names are only ever added.
+ *
+ * The tracepoints are made here, too.
  */
 #include "dm-thin.h"
 

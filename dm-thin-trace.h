@@ -81,7 +81,7 @@ TRACE_EVENT(thin_miss,
 		__entry->id = vol->id;
 		__entry->sector = bio->bi_iter.bi_sector;
 		__entry->sectors = bio_sectors(bio);
-		__entry->op = bio_op(bio);
+		__entry->op = (__force u32)bio_op(bio);
 	),
 	TP_printk("%s thin %u op %u sector %llu+%u", __get_str(pool), __entry->id, __entry->op,
 		  __entry->sector, __entry->sectors)

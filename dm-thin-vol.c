@@ -373,7 +373,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	INIT_WORK(&vol->work, work_on_vol);
 
 	vol->counters = alloc_percpu(struct thin_counters);
-	r = vol->counters ? init_srcu_struct(&vol->srcu) : -ENOMEM;
+	r = vol->counters ? compat_epoch_init(&vol->srcu) : -ENOMEM;
 	if (r)
 		goto free;
 	r = thin_meta_open_dev(pool->tm, id, &vol->td);

@@ -265,19 +265,19 @@ static void thin_status(struct dm_target *ti, status_type_t type, unsigned int s
 	struct thin_target *tt = ti->private;
 	struct thin_dev *td;
 	unsigned int sz = 0;
-	int idx;
+	compat_epoch_t epoch;
 
 	*result = '\0';
 	switch (type) {
 	case STATUSTYPE_INFO:
 		/* The handle goes with the pool, but not while an epoch lasts. */
-		idx = srcu_read_lock(&tt->vol->srcu);
+		epoch = compat_epoch_enter(&tt->vol->srcu);
 		td = READ_ONCE(tt->vol->td);
 		if (!td || pool_mode(tt->pool) == PM_FAIL)
 			DMEMIT("Fail");
 		else
 			emit_info(tt, td, result, maxlen);
-		srcu_read_unlock(&tt->vol->srcu, idx);
+		compat_epoch_leave(&tt->vol->srcu, epoch);
 		break;
 	case STATUSTYPE_TABLE:
 		DMEMIT("%s %u", tt->pool_dev->name, tt->vol->id);

@@ -372,7 +372,7 @@ struct thin_busy {
  * @block: reserved data block, valid when @reserved
  * @reserved: the reservation is this work's
  * @expect: what the virtual block is mapped to now, or THIN_EXPECT_HOLE
- * @epoch: reader index held while the old block is copied, or -1
+ * @epoch: reader held while the old block is copied, or COMPAT_NO_EPOCH
  * @overwrite: the bio that covers the whole block and is issued to it directly
  * @pending: I/Os in flight, and one for who starts them
  * @status: first error
@@ -385,7 +385,7 @@ struct thin_work {
 	u64 block;
 	bool reserved;
 	u64 expect;
-	int epoch;
+	compat_epoch_t epoch;
 	struct bio *overwrite;
 	atomic_t pending;
 	blk_status_t status;
@@ -410,7 +410,7 @@ struct thin_discard {
  * @tt: the table it came through
  * @node: for sorting in the worker
  * @work: the work that this bio is the whole-block write of
- * @epoch: reader index in the volume's domain, or -1
+ * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
  * @unmaps: it gives up whole blocks: a discard, or zeroes where holes read so
  */
@@ -418,7 +418,7 @@ struct thin_bio {
 	struct thin_target *tt;
 	struct rb_node node;
 	struct thin_work *work;
-	int epoch;
+	compat_epoch_t epoch;
 	bool durable;
 	bool unmaps;
 };
@@ -488,15 +488,15 @@ static inline bool thin_epoch_enter_write(struct thin_vol *vol, struct thin_bio 
 	if (likely(!smp_load_acquire(&vol->fences)))
 		return true;
 	compat_epoch_leave(&vol->srcu, tb->epoch);
-	tb->epoch = -1;
+	tb->epoch = COMPAT_NO_EPOCH;
 	return false;
 }
 
 static inline void thin_epoch_leave(struct thin_vol *vol, struct thin_bio *tb)
 {
-	if (tb->epoch >= 0) {
+	if (tb->epoch != COMPAT_NO_EPOCH) {
 		compat_epoch_leave(&vol->srcu, tb->epoch);
-		tb->epoch = -1;
+		tb->epoch = COMPAT_NO_EPOCH;
 	}
 }
 

@@ -17,6 +17,39 @@
 #error "dm-thin needs a 64-bit kernel"
 #endif
 
+/* A reader, as far as its end has to know it. */
+typedef unsigned long compat_epoch_t;
+
+#define COMPAT_NO_EPOCH		0UL
+
+/*
+ * Sparse takes a reader for a lock of the function's; these readers are the
+ * bio's, so the balance is settled here.
+ */
+#ifdef SRCU_READ_FLAVOR_FAST_UPDOWN
+
+/* Without a memory barrier on either end; grace periods bear the cost. */
+static inline int compat_epoch_init(struct srcu_struct *ssp)
+{
+	return init_srcu_struct_fast_updown(ssp);
+}
+
+static inline compat_epoch_t compat_epoch_enter(struct srcu_struct *ssp)
+{
+	struct srcu_ctr __percpu *ctr = srcu_down_read_fast(ssp);
+
+	__release_shared(ssp);
+	return (__force unsigned long)ctr;
+}
+
+static inline void compat_epoch_leave(struct srcu_struct *ssp, compat_epoch_t epoch)
+{
+	__acquire_shared(ssp);
+	srcu_up_read_fast(ssp, (struct srcu_ctr __percpu __force *)epoch);
+}
+
+#else
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
 static inline int srcu_down_read(struct srcu_struct *ssp)
 {
@@ -29,22 +62,25 @@ static inline void srcu_up_read(struct srcu_struct *ssp, int idx)
 }
 #endif
 
-/*
- * Sparse takes a reader for a lock of the function's; these readers are the
- * bio's, so the balance is settled here.
- */
-static inline int compat_epoch_enter(struct srcu_struct *ssp)
+static inline int compat_epoch_init(struct srcu_struct *ssp)
+{
+	return init_srcu_struct(ssp);
+}
+
+static inline compat_epoch_t compat_epoch_enter(struct srcu_struct *ssp)
 {
 	int idx = srcu_down_read(ssp);
 
 	__release(ssp);
-	return idx;
+	return idx + 1UL;
 }
 
-static inline void compat_epoch_leave(struct srcu_struct *ssp, int idx)
+static inline void compat_epoch_leave(struct srcu_struct *ssp, compat_epoch_t epoch)
 {
 	__acquire(ssp);
-	srcu_up_read(ssp, idx);
+	srcu_up_read(ssp, epoch - 1);
 }
+
+#endif
 
 #endif
