@@ -18,6 +18,9 @@ COMMON = {
     "randrepeat": 1,
     "allow_file_create": 0,
     "file_service_type": "random",
+    # Flushing what nothing has cached, and counting below, cost time for each of many devices.
+    "invalidate": 0,
+    "disk_util": 0,
 }
 BATCH = 16
 URING = {"fixedbufs": 1, "registerfiles": 1}

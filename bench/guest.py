@@ -52,7 +52,7 @@ def all_rounds(bench, lab, case):
     for number in range(bench.rounds):
         rounds.append(one_round(bench, lab, case, number))
         print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    print(" ", end="", file=sys.stderr)
     lab.check()
     return rounds
 
@@ -79,6 +79,7 @@ def measure(bench, cases, directory, save):
                 lab.close()
             lab = None
         result["seconds"] = round(time.monotonic() - begin, 1)
+        print(f"{result['seconds']:.0f} s", file=sys.stderr)
         save(results)
     if lab:
         wrong = lab.close()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+from concurrent import futures
 
 from cases import KIB, MIB
 from lib import io, metadata, proc
@@ -96,6 +97,12 @@ DISKS = {
 FORGETFUL = ("null-irq1", "null-irq2", "zero")
 
 
+def in_parallel(function, things):
+    """A removal waits for grace periods; many wait for the same ones."""
+    with futures.ThreadPoolExecutor(16) as workers:
+        list(workers.map(function, things))
+
+
 def _write_over(device, size):
     proc.run("dd", "if=/dev/zero", f"of={device}", "bs=1M", f"count={size // MIB}", "oflag=direct")
 
@@ -107,6 +114,7 @@ class Side:
         self.lab, self.kind = lab, kind
         self.pool = None
         self.thins, self.spare = [], None
+        self.tops = []  # dm-linear's devices that no other stands on
         self._big = None
 
     def restored(self):
@@ -175,6 +183,7 @@ class Lab:
                     _write_over(thin, self.setup.size)
                 if self.setup.snapshot:
                     pool.snapshot(thin, 1000 + thin_id)
+            in_parallel(lambda thin: thin.remove(), list(self.rig.thins))
             self.rig.stop_quietly(pool)
         self._copy(self.meta, self.image)
 
@@ -219,7 +228,8 @@ class Lab:
         below, begin = self.data, offset // SECTOR
         for _ in range(2 if side.kind == "linear2" else 1):
             below, begin = self.rig.device(f"0 {size // SECTOR} linear {below} {begin}", "linear"), 0
-            below.sectors = size // SECTOR
+        below.sectors = size // SECTOR
+        side.tops.append(below)
         return below
 
     def _activate_all(self, side):
@@ -251,6 +261,7 @@ class Lab:
             yield side
         finally:
             with hurry():
+                in_parallel(lambda thin: thin.remove(), list(self.rig.thins))
                 self.rig.stop_quietly(side.pool)
 
     def meta_sectors_written(self):
@@ -266,4 +277,6 @@ class Lab:
         if os.path.exists(self.image):
             os.unlink(self.image)
         with hurry():
+            for side in self.linears.values():
+                in_parallel(lambda device: device.remove(), side.tops)
             return self.rig.close()
