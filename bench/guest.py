@@ -26,20 +26,22 @@ class Bench:
 
     def __init__(self, options):
         self.rounds, self.seconds, self.engine = options.rounds, options.seconds, options.engine
+        self.small = options.small
 
 
-def order(case, number):
+def order(bench, case, number):
     """The sides of a round; what comes second in one round comes first in the next."""
     first, second = sorted(MODULES, reverse=number % 2 == 0)
     if case.unit in (STOCK, BYTES):
         return [first, second]
-    return ["linear", first, "control", second] + (["linear2"] if case.unit == LINEAR else [])
+    twice = case.unit == LINEAR and (number == 0 or not bench.small)
+    return ["linear", first, "control", second] + (["linear2"] if twice else [])
 
 
 def one_round(bench, lab, case, number):
     """{side: what its action gave}, and under 'flush' the time of a flush."""
     found = {}
-    for side_name in order(case, number):
+    for side_name in order(bench, case, number):
         with lab.open("linear" if side_name == "control" else side_name) as side:
             if case.unit == FLUSHES and side_name == "linear":
                 found["flush"] = actions.flush_time(side)

@@ -56,8 +56,9 @@ class Row:
         self.case, self.unit = case, case.unit
         self.error, self.rounds = result["error"], result["rounds"]
         each = [ratios(case.unit, measured) for measured in self.rounds]
-        self.sides = {side: Spread([ratio[side] for ratio in each]) for side in (each[0] if each else {})}
-        self.raw = {side: statistics.median(r[side] for r in self.rounds) for side in (self.rounds[0] if each else {})}
+        # Not every side is there in every round.
+        self.sides = {side: Spread([ratio[side] for ratio in each if side in ratio]) for side in (each[0] if each else {})}
+        self.raw = {side: statistics.median([r[side] for r in self.rounds if side in r]) for side in (self.rounds[0] if each else {})}
         self.before = None
 
     @property
