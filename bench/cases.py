@@ -87,7 +87,7 @@ MAPPED = [
          {**READ, **TWO}, target=0.95),
     Case("read-128-thins", "4 KiB random read from 128 thins, 2 jobs", Setup(size=4 * MIB, thins=128),
          {**READ, **TWO}, target=0.95),
-    Case("read-small-cache", "4 KiB random read, 12 million mappings, room for 1 % of them in the cache, 2 jobs",
+    Case("read-small-cache", "4 KiB random read, 2 jobs, 1 % of the mappings fit into the cache",
          Setup(size=64 * MIB, restored=12_000_000, cache_mb=1), {**READ, **TWO}, restored=True),
     Case("irq1-read-2", "4 KiB random read, 2 jobs, null_blk irqmode 1", Setup(disk="null-irq1"), {**READ, **TWO},
          target=0.95),
@@ -131,13 +131,13 @@ SLOW = [
          Setup(disk="loop", size=GIB, mapped=False), TOUCH, {}, "metadata_bytes", BYTES, once=True),
     Case("first-sync-metadata", "metadata written for a 4 KiB first write and its fdatasync",
          Setup(disk="loop", size=GIB, mapped=False), TOUCH_SYNCED, {}, "metadata_bytes", BYTES),
-    Case("discard", "blkdiscard of 16 million mappings", MANY, {}, {}, "discard", STOCK),
+    Case("discard", "blkdiscard of a thin with very many mappings", MANY, {}, {}, "discard", STOCK),
     Case("discard-tail", "p99 of another thin's reads during that", MANY, {}, {}, "discard_tail", TIMES),
-    Case("delete", "delete of 16 million mappings", MANY, {}, {}, "delete", STOCK),
+    Case("delete", "delete of a thin with very many mappings", MANY, {}, {}, "delete", STOCK),
     Case("delete-longest", "longest read of another thin during that", MANY, {}, {}, "delete_longest", TIMES),
-    Case("snap", "create_snap of 16 million mappings", MANY, {}, {}, "snap", STOCK),
+    Case("snap", "create_snap of a thin with very many mappings", MANY, {}, {}, "snap", STOCK),
     Case("snap-1000", "1,000 of these", MANY, {}, {}, "thousand_snaps", STOCK),
-    Case("activate", "activation of a pool with 16 million mappings", MANY, {}, {}, "activate", STOCK),
+    Case("activate", "activation of a pool with very many mappings", MANY, {}, {}, "activate", STOCK),
 ]
 
 CASES = {case.name: case for case in MAPPED + SLOW}

@@ -25,13 +25,13 @@ def draw(rows, caption, path):
     panels = [(unit, chosen) for unit, chosen in panels if chosen]
     if not panels:
         return
-    heights = [len(chosen) + 1.6 for _, chosen in panels]
+    heights = [len(chosen) + 1.8 for _, chosen in panels]
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(11, 0.42 * sum(heights) + 0.8), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
     for axis, (unit, chosen) in zip(axes[:, 0], panels):
         _panel(axis, unit, chosen)
-    axes[0, 0].legend(loc="lower left", bbox_to_anchor=(-0.6, 1.02), ncols=5, frameon=False, fontsize=8)
+    axes[0, 0].legend(loc="lower left", bbox_to_anchor=(-0.6, 1.06), ncols=5, frameon=False, fontsize=8)
     figure.text(0.99, 0.004, caption, ha="right", va="bottom", fontsize=7, color=SPOT_COLOUR)
     figure.tight_layout(rect=(0, 0.01, 1, 1))
     for suffix in ("svg", "png"):
@@ -42,10 +42,9 @@ def draw(rows, caption, path):
 def _panel(axis, unit, rows):
     _bars(axis, rows, "stock", -BAR / 2, STOCK_COLOUR, "stock module")
     _bars(axis, rows, "ours", BAR / 2, OUR_COLOUR, "this module")
-    for side, mark, name in (("linear2", "|", "dm-linear on dm-linear"),):
-        spots = [(row.sides[side].median, y) for y, row in enumerate(rows) if side in row.sides]
-        if spots:
-            axis.scatter(*zip(*spots), marker=mark, s=160, color=SPOT_COLOUR, zorder=4, label=name)
+    spots = [(row.sides["linear2"].median, y) for y, row in enumerate(rows) if "linear2" in row.sides]
+    if spots:
+        axis.scatter(*zip(*spots), marker="|", s=160, color=SPOT_COLOUR, zorder=4, label="dm-linear on dm-linear")
     if unit in LIMITS:
         axis.axvline(1, color=LIMIT_COLOUR, linewidth=1.2, zorder=3, label="limit: dm-linear" if unit == LINEAR else None)
         axis.annotate(LIMITS[unit], (1, 1), xycoords=("data", "axes fraction"), color=LIMIT_COLOUR, fontsize=7,
@@ -53,7 +52,7 @@ def _panel(axis, unit, rows):
     axis.set_yticks(range(len(rows)), [row.case.title for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(left=0)
-    axis.set_title(HEADINGS[unit], fontsize=9, loc="right")
+    axis.set_title(HEADINGS[unit], fontsize=9, loc="right", pad=14)
     axis.tick_params(axis="x", labelsize=8)
     axis.grid(axis="x", color="#e5e5e5", zorder=0)
     axis.spines[["top", "right", "left"]].set_visible(False)

@@ -49,6 +49,11 @@ class Spread:
         }
 
 
+def by_side(rounds):
+    """[{side: value}] as {side: [value]}. Not every side is there in every round."""
+    return {side: [each[side] for each in rounds if side in each] for side in (rounds[0] if rounds else {})}
+
+
 class Row:
     """A case's result."""
 
@@ -56,9 +61,8 @@ class Row:
         self.case, self.unit = case, case.unit
         self.error, self.rounds = result["error"], result["rounds"]
         each = [ratios(case.unit, measured) for measured in self.rounds]
-        # Not every side is there in every round.
-        self.sides = {side: Spread([ratio[side] for ratio in each if side in ratio]) for side in (each[0] if each else {})}
-        self.raw = {side: statistics.median([r[side] for r in self.rounds if side in r]) for side in (self.rounds[0] if each else {})}
+        self.sides = {side: Spread(values) for side, values in by_side(each).items()}
+        self.raw = {side: statistics.median(values) for side, values in by_side(self.rounds).items()}
         self.before = None
 
     @property
