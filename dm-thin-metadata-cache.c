@@ -39,6 +39,9 @@
 /* Following chunks are filled from the same leaf while it has this much of each. */
 #define MIN_FILL		(CHUNK_WORDS / 4)
 
+/* Of so many misses in a full cache one is remembered. */
+#define FULL_TURNS		16
+
 struct cache_chunk {
 	struct rcu_head rcu;
 	u64 words[CHUNK_WORDS];
@@ -62,6 +65,11 @@ static unsigned long max_chunks(void)
 	unsigned long bytes = mb ? mb << 20 : (totalram_pages() << PAGE_SHIFT) / 32;
 
 	return bytes / sizeof(struct cache_chunk);
+}
+
+static bool is_full(void)
+{
+	return atomic_long_read(&nr_chunks) >= max_chunks();
 }
 
 static_assert(CHUNK_WORDS == 1U << CHUNK_SHIFT);
@@ -129,7 +137,7 @@ static struct cache_chunk *new_chunk(struct thin_dev *td, gfp_t gfp)
 {
 	struct cache_chunk *chunk;
 
-	if (atomic_long_read(&nr_chunks) >= max_chunks() && !drop_any(td) && !drop_other())
+	if (is_full() && !drop_any(td) && !drop_other())
 		return NULL;
 	chunk = kmem_cache_alloc(chunk_slab, gfp | __GFP_NOWARN);
 	if (chunk) {
@@ -302,6 +310,21 @@ static void fill_words(struct cache_chunk *chunk, u64 base, const struct bt_leaf
 	}
 }
 
+/*
+ * In a full cache a new chunk costs an old one.  What is looked up once in a while
+ * is not worth that; what is looked up often gets its turn soon.
+ */
+static bool worth_a_chunk(struct thin_dev *td)
+{
+	unsigned int turn;
+
+	if (!is_full())
+		return true;
+	turn = READ_ONCE(td->cache_turn) + 1;
+	WRITE_ONCE(td->cache_turn, turn);
+	return turn % FULL_TURNS == 0;
+}
+
 static void fill_chunk(struct thin_dev *td, unsigned long index, const struct bt_leaf *leaf,
 		       gfp_t gfp)
 {
@@ -313,7 +336,7 @@ static void fill_chunk(struct thin_dev *td, unsigned long index, const struct bt
 	if (chunk)
 		fill_words(chunk, base, leaf);
 	rcu_read_unlock();
-	if (chunk)
+	if (chunk || !worth_a_chunk(td))
 		return;
 
 	chunk = new_chunk(td, gfp);
@@ -339,7 +362,8 @@ void dev_cache_fill(struct thin_dev *td, u64 vblock, const struct bt_leaf *leaf,
 	do {
 		fill_chunk(td, index, leaf, gfp);
 		index++;
-	} while (bt_search(leaf->node, ((u64)(index + 1) << CHUNK_SHIFT) - 1) -
+	} while (!is_full() &&
+		 bt_search(leaf->node, ((u64)(index + 1) << CHUNK_SHIFT) - 1) -
 		 bt_search(leaf->node, ((u64)index << CHUNK_SHIFT) - 1) >= (s32)MIN_FILL);
 }
 

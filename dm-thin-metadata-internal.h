@@ -131,6 +131,7 @@ struct thin_meta {
  * @deleting: a delete is under way
  * @cache: cached mappings, see dm-thin-metadata-cache.c
  * @cache_hand: where dropping chunks goes on
+ * @cache_turn: misses while the cache was full
  * @cache_node: in the list of all devices
  * @mapped_blocks: number of mappings
  * @transaction_id: the user's, when it was created
@@ -150,6 +151,7 @@ struct thin_dev {
 	bool deleting;
 	struct xarray cache;
 	unsigned long cache_hand;
+	unsigned int cache_turn;
 	struct list_head cache_node;
 	u64 mapped_blocks;
 	u64 transaction_id;
