@@ -66,6 +66,7 @@ SINGLE = {"iodepth": 1}
 # Each write goes to another block of the pool, in random order.
 TOUCH = {**WRITE, "blockalign": "block"}
 STREAM = {"rw": "write"}
+TURNS = {**STREAM, "file_service_type": "roundrobin:1"}
 FIRST_WRITES = {**TOUCH, "iodepth": 1, "rate_iops": 500}
 
 MAPPED = [
@@ -114,10 +115,10 @@ SLOW = [
          TOUCH, once=True),
     Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}, once=True),
     Case("fill-4k-4-thins", "4 KiB sequential first write, 4 thins by turns",
-         Setup(size=256 * MIB, mapped=False, thins=4), {**STREAM, "bs": "4k", "file_service_type": "roundrobin:1"}, once=True),
+         Setup(size=256 * MIB, mapped=False, thins=4), {**TURNS, "bs": "4k"}, once=True),
     Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}, once=True),
     Case("fill-64k-4-thins", "64 KiB sequential first write, 4 thins by turns",
-         Setup(size=GIB, mapped=False, thins=4), {**STREAM, "bs": "64k", "file_service_type": "roundrobin:1"}, once=True),
+         Setup(size=GIB, mapped=False, thins=4), {**TURNS, "bs": "64k"}, once=True),
     Case("cow-64k", "4 KiB random write after a snapshot, 64 KiB blocks", Setup(size=GIB, snapshot=True), TOUCH,
          once=True, quick=True),
     Case("cow-512k", "4 KiB random write after a snapshot, 512 KiB blocks",

@@ -87,7 +87,9 @@ def run(load, devices, block=64 * KIB, seconds=None, beside=None, engine="io_uri
         main = _by_list(main, directory, io.size(devices[0]))
     words = ["fio", "--output-format=json", "--name=main", *_words(main)]
     if beside:
-        words += ["--name=beside", *_words(_options(beside[0], [beside[1]], block, seconds, engine, True)), "--new_group=1"]
+        load, device = beside
+        other = _options(load, [device], block, seconds, engine, exact=True)
+        words += ["--name=beside", "--new_group=1", *_words(other)]
     said = proc.run(*words, timeout=600).out
     # Remarks may stand before the report.
     report = json.loads(said[said.index("{") :])
