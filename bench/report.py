@@ -150,11 +150,13 @@ def change(row):
 
 
 def read_history(path):
+    """Runs of what was committed; those of a changed checkout belong to no commit."""
     try:
         with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
+            entries = [json.loads(line) for line in file if line.strip()]
     except FileNotFoundError:
         return []
+    return [entry for entry in entries if not entry["dirty"]]
 
 
 def earlier(entries, commit, alike):
