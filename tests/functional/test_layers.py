@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 from lib import dm, io, metadata, proc, tree
@@ -401,7 +402,10 @@ print("wrong", wrong, flush=True)
 
 @pytest.fixture
 def small_group():
-    """A control group that may use 32 MiB."""
+    """A control group that is held to 32 MiB, and may never use more than 64.
+
+    In between it is slowed down; at the end processes are killed, which a short suspend must not lead to.
+    """
     root = next((line.split()[1] for line in open("/proc/mounts", encoding="utf-8") if line.split()[2] == "cgroup2"), None)
     mounted = None
     if not root:
@@ -419,8 +423,9 @@ def small_group():
         file.write("+memory")
     path = f"{root}/thintest"
     os.mkdir(path)
-    with open(f"{path}/memory.max", "w", encoding="ascii") as file:
-        file.write(str(32 * MIB))
+    for name, limit in (("memory.high", 32 * MIB), ("memory.max", 64 * MIB)):
+        with open(f"{path}/{name}", "w", encoding="ascii") as file:
+            file.write(str(limit))
     yield path
     proc.wait_for(lambda: not open(f"{path}/cgroup.procs", encoding="ascii").read(), "the group is empty")
     os.rmdir(path)
@@ -429,7 +434,7 @@ def small_group():
 
 
 def test_swap_under_memory_pressure(rig, small_group):
-    """A process that needs three times what it may have, on nothing but a thin to swap to."""
+    """A process that needs three times what it is meant to have, on nothing but a thin to swap to."""
     with SwapOn(rig) as swap:
         child = proc.start("python3", "-c", PRESSURE, small_group)
         try:
@@ -438,6 +443,7 @@ def test_swap_under_memory_pressure(rig, small_group):
                 swap.pool.cycle(noflush=bool(turns % 2))
                 most = max(most, swap.pool.status().used)
                 turns += 1
+                time.sleep(0.2)
             assert child.stdout.read() == "wrong 0\n", child.stderr.read()
         finally:
             child.kill()
