@@ -76,6 +76,7 @@ def test_of_a_failed_pool(rig):
     pool.meta.good()
 
 
+@pytest.mark.heavy  # the memory that so many thins give back keeps a kernel with KASAN busy for half a minute
 def test_of_many_thins(rig):
     """More text than the first buffer holds."""
     pool = rig.pool()
