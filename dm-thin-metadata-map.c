@@ -117,7 +117,7 @@ static int cached_run(struct thin_dev *td, u64 vblock, u64 nr, bool write, struc
 	r = check_block(td, map);
 	durable = READ_ONCE(td->tm->data_sm.durable_blocks);
 	if (!r)
-		*len = min(*len, durable - map->block);
+		*len = write && map->shared ? 1 : min(*len, durable - map->block);
 	return r;
 }
 
@@ -126,7 +126,8 @@ static int cached_run(struct thin_dev *td, u64 vblock, u64 nr, bool write, struc
  * @td: the device
  * @vblock: the first virtual block
  * @nr: blocks of interest, at least 1
- * @write: all blocks of the run must be as the first one is in not being shared
+ * @write: no block behind the first one may be shared, and none is looked for behind
+ *	one that is
  * @map: filled in for the first block
  * @len: set to the blocks, contiguous on the data device or all holes; the run may
  *	go on behind them

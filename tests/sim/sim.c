@@ -150,6 +150,7 @@ static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
 			op_release_sets(w, w->nr_sets);
 		if (w->openings == openings && state_dev(w->open, id))
 			op_take_over(w, id, v, nr);
+		look_around(w, id, v, nr);
 	}
 }
 
@@ -205,6 +206,13 @@ static void one_op(struct world *w, const struct shape *s)
 	if (dice < 400 && there) {
 		v = pick_vblock(w, s, id);
 		n = 1 + rng_below(&w->rng, rng_chance(&w->rng, 30) ? 64 : 4);
+		/* One that writes in sequence goes on, over snapshots and commits. */
+		if (rng_chance(&w->rng, 15) && state_dev(w->open, w->writer)) {
+			id = w->writer;
+			v = w->writer_v;
+		}
+		w->writer = id;
+		w->writer_v = v + n < s->max_vblock ? v + n : 0;
 		w->last_v = v;
 		look_around(w, id, v, n);
 		op_write(w, id, v, n, rng_chance(&w->rng, 3));

@@ -81,6 +81,9 @@ struct world {
 	u64 openings;
 	/* where the last change was */
 	u64 last_v;
+	/* where the next block of a sequential writer would be */
+	u32 writer;
+	u64 writer_v;
 	u64 max_vblock;
 };
 
