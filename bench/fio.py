@@ -55,7 +55,7 @@ def _options(load, devices, block, seconds, engine, exact):
     elif options["rw"].startswith("rand"):
         options["norandommap"] = 1
     if seconds:
-        options.update(time_based=1, runtime=f"{round(seconds * 1000)}ms", ramp_time=f"{round(seconds * 200)}ms")
+        options.update(time_based=1, runtime=f"{round(seconds * 1000)}ms", ramp_time=f"{round(seconds * 100)}ms")
     if not exact:
         options["gtod_reduce"] = 1
     options["filename"] = ":".join(str(device) for device in devices)
