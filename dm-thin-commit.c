@@ -9,6 +9,10 @@
  * so its flush of the data device is younger than each of them; if the commit
  * turns out to be another's, a flush of the data device is sent here.
  *
+ * Writers that flush again and again come back soon after a commit has let them
+ * go.  Without care they fall into two groups, each of which waits for the other's
+ * commit and then for its own; so a commit waits a little for those of the last.
+ *
  * The pool's commits are serial, under state_lock, and so is everything that
  * follows from their result.  A long delete makes commits of its own on the way.
  */
@@ -16,6 +20,8 @@
 #include "dm-thin-trace.h"
 
 #include <linux/sched/mm.h>
+
+#define MAX_GATHER_NS	(10 * NSEC_PER_MSEC)
 
 /* ---- the data device's part of a commit ---- */
 
@@ -151,6 +157,7 @@ bool thin_is_durable(struct thin_vol *vol)
 void pool_commit_request(struct pool *pool)
 {
 	WRITE_ONCE(pool->commit_wanted, true);
+	wake_up(&pool->gathered);
 	queue_work(pool->commit_wq, &pool->commit_work);
 }
 
@@ -167,6 +174,9 @@ void pool_commit_bio(struct pool *pool, struct bio *bio)
 
 	spin_lock_irqsave(&pool->lock, flags);
 	bio_list_add(&pool->commit_bios, bio);
+	WRITE_ONCE(pool->nr_commit_bios, pool->nr_commit_bios + 1);
+	if (pool->nr_commit_bios >= pool->nr_expected_bios)
+		wake_up(&pool->gathered);
 	/* Kicked under the lock: as soon as it is dropped, the bio may end and the pool go. */
 	queue_work(pool->commit_wq, &pool->commit_work);
 	spin_unlock_irqrestore(&pool->lock, flags);
@@ -217,7 +227,7 @@ static bool all_durable(struct bio_list *bios)
 	return true;
 }
 
-static void make_durable(struct pool *pool, struct bio_list *bios)
+static void make_durable(struct pool *pool, struct bio_list *bios, unsigned int nr)
 {
 	int commit_error = 0, flush_error = 0;
 	struct bio *bio;
@@ -231,23 +241,57 @@ static void make_durable(struct pool *pool, struct bio_list *bios)
 	if (READ_ONCE(pool->data_flushed) <= flushes)
 		flush_error = blkdev_issue_flush(pool->data_bdev);
 
+	/* Those that end now may come back, and those that came meanwhile are there. */
+	spin_lock_irq(&pool->lock);
+	WRITE_ONCE(pool->nr_expected_bios, nr + pool->nr_commit_bios);
+	spin_unlock_irq(&pool->lock);
 	while ((bio = bio_list_pop(bios)))
 		thin_end_bio(bio, durable_status(bio, commit_error, flush_error));
+}
+
+static bool all_gathered(struct pool *pool)
+{
+	return READ_ONCE(pool->nr_commit_bios) >= READ_ONCE(pool->nr_expected_bios) ||
+	       READ_ONCE(pool->commit_wanted);
+}
+
+/* Nobody waits long in vain: the time is a small part of what the commit takes. */
+static void gather(struct pool *pool)
+{
+	u64 ns = min_t(u64, pool->commit_bios_ns / 8, MAX_GATHER_NS);
+
+	if (!all_gathered(pool))
+		wait_event_hrtimeout(pool->gathered, all_gathered(pool), ns_to_ktime(ns));
+}
+
+static void commit_for_bios(struct pool *pool)
+{
+	struct bio_list bios;
+	unsigned int nr;
+	u64 begin;
+
+	if (!READ_ONCE(pool->nr_commit_bios))
+		return;
+	gather(pool);
+
+	spin_lock_irq(&pool->lock);
+	bios = pool->commit_bios;
+	bio_list_init(&pool->commit_bios);
+	nr = pool->nr_commit_bios;
+	WRITE_ONCE(pool->nr_commit_bios, 0);
+	spin_unlock_irq(&pool->lock);
+
+	begin = ktime_get_ns();
+	make_durable(pool, &bios, nr);
+	pool->commit_bios_ns = ktime_get_ns() - begin;
 }
 
 static void commit(struct work_struct *ws)
 {
 	struct pool *pool = container_of(ws, struct pool, commit_work);
 	unsigned int noio = memalloc_noio_save();
-	struct bio_list bios;
 
-	spin_lock_irq(&pool->lock);
-	bios = pool->commit_bios;
-	bio_list_init(&pool->commit_bios);
-	spin_unlock_irq(&pool->lock);
-
-	if (!bio_list_empty(&bios))
-		make_durable(pool, &bios);
+	commit_for_bios(pool);
 	if (xchg(&pool->commit_wanted, false))
 		pool_commit(pool);
 	memalloc_noio_restore(noio);
@@ -296,6 +340,7 @@ int pool_commit_init(struct pool *pool)
 	INIT_DELAYED_WORK(&pool->waker, wake);
 	bio_list_init(&pool->commit_bios);
 	init_completion(&pool->flush_done);
+	init_waitqueue_head(&pool->gathered);
 	pool->commit_wq = alloc_workqueue("dm-thin-commit", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	return pool->commit_wq ? 0 : -ENOMEM;
 }

@@ -358,6 +358,8 @@ bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *
 		return thin_discard_begin(vol, bio);
 
 	if (write) {
+		if (thin_provision_join(bio, vblock, works))
+			return true;
 		busy = thin_busy_find(vol, vblock, vblock + 1);
 		if (busy) {
 			bio_list_add(&busy->waiters, bio);

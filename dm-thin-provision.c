@@ -4,10 +4,10 @@
  *
  * The worker gathers the blocks that need data space (thin_provision_add()),
  * reserves runs for all of them and starts their I/O (thin_provision_start()):
- * a zeroing, a copy, or the bio itself when it covers the block.  When all I/O
- * of a block has ended it comes back through vol->done; blocks that are ready
- * together are inserted together (thin_provision_finish()), and only then do
- * their bios go on.
+ * the bios themselves and, beside them, zeroes or copies of what they leave of
+ * the block.  When all I/O of a block has ended it comes back through vol->done;
+ * blocks that are ready together are inserted together (thin_provision_finish()),
+ * and only then do their bios end, and those go on that came later.
  *
  * Invariants: a mapping is inserted only after its block holds what it must
  * hold.  A block that failed is given back only when its last I/O has ended.
@@ -25,6 +25,13 @@ DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
 
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
+
+static sector_t offset_in_block(struct pool *pool, struct bio *bio)
+{
+	sector_t sector = bio->bi_iter.bi_sector;
+
+	return sector - pool_block_sector(pool, pool_block(pool, sector));
+}
 
 /* ---- the beginning ---- */
 
@@ -56,7 +63,11 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 	work->block = 0;
 	work->reserved = false;
 	work->expect = expect;
-	work->overwrite = NULL;
+	bio_list_init(&work->bios);
+	bio_list_add(&work->bios, bio);
+	work->from = offset_in_block(vol->pool, bio);
+	work->to = work->from + bio_sectors(bio);
+	init_llist_head(&work->ended);
 	work->status = BLK_STS_OK;
 	atomic_set(&work->pending, 1);
 	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
@@ -70,23 +81,41 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 		tb->epoch = COMPAT_NO_EPOCH;
 	}
 
-	if (bio_sectors(bio) == vol->pool->block_sectors)
-		work->overwrite = bio;
-	else
-		bio_list_add(&work->busy.waiters, bio);
 	list_add_tail(&work->list, works);
 	return true;
 }
 
-/* Ends the work; its bios, if any are left, are in @bios. */
+/**
+ * thin_provision_join - a write goes with the one before it
+ * @bio: the write; outside the epoch
+ * @vblock: its virtual block
+ * @works: of thin_provision_add(), not yet started
+ *
+ * What follows another write to a new block without a gap needs no lookup, and
+ * need not wait for the mapping.
+ *
+ * Return: false when it does not follow the last that was added.
+ */
+bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works)
+{
+	struct thin_work *work;
+
+	if (list_empty(works))
+		return false;
+	work = list_last_entry(works, struct thin_work, list);
+	if (work->busy.begin != vblock || offset_in_block(work->vol->pool, bio) != work->to)
+		return false;
+	bio_list_add(&work->bios, bio);
+	work->to += bio_sectors(bio);
+	return true;
+}
+
+/* Ends the work; the bios that were not issued are in @bios. */
 static void free_work(struct thin_work *work, struct bio_list *bios)
 {
 	struct thin_vol *vol = work->vol;
 
-	if (work->overwrite) {
-		thin_bio(work->overwrite)->work = NULL;
-		bio_list_add(bios, work->overwrite);
-	}
+	bio_list_merge(bios, &work->bios);
 	if (work->epoch != COMPAT_NO_EPOCH)
 		compat_epoch_leave(&vol->srcu, work->epoch);
 	thin_busy_release(vol, &work->busy, bios);
@@ -124,14 +153,8 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /* ---- I/O ---- */
 
-/**
- * thin_provision_io_done - an I/O of a work has ended
- * @work: the work
- * @status: its status
- *
- * Any context.  The last one hands the work to the worker.
- */
-void thin_provision_io_done(struct thin_work *work, blk_status_t status)
+/* An I/O of a work has ended, in any context.  The last one hands the work to the worker. */
+static void io_done(struct thin_work *work, blk_status_t status)
 {
 	struct thin_vol *vol = work->vol;
 	unsigned long flags;
@@ -148,18 +171,37 @@ void thin_provision_io_done(struct thin_work *work, blk_status_t status)
 	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
-static void copied(int read_err, unsigned long write_err, void *context)
+/**
+ * thin_provision_bio_done - a write to a new block has ended
+ * @bio: the write
+ * @status: its status
+ *
+ * Any context.
+ */
+void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 {
-	thin_provision_io_done(context, read_err || write_err ? BLK_STS_IOERR : BLK_STS_OK);
+	struct thin_bio *tb = thin_bio(bio);
+	struct thin_work *work = tb->work;
+
+	tb->work = NULL;
+	tb->status = status;
+	llist_add(&tb->ended, &work->ended);
+	io_done(work, status);
 }
 
-static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector, sector_t len)
+static void copied(int read_err, unsigned long write_err, void *context)
+{
+	io_done(context, read_err || write_err ? BLK_STS_IOERR : BLK_STS_OK);
+}
+
+static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector,
+		 sector_t offset, sector_t len)
 {
 	struct pool *pool = work->vol->pool;
-	struct dm_io_region from = { .bdev = bdev, .sector = sector, .count = len };
+	struct dm_io_region from = { .bdev = bdev, .sector = sector + offset, .count = len };
 	struct dm_io_region to = {
 		.bdev = pool->data_bdev,
-		.sector = pool_block_sector(pool, work->block),
+		.sector = pool_block_sector(pool, work->block) + offset,
 		.count = len,
 	};
 
@@ -180,13 +222,12 @@ static void zero(struct thin_work *work, sector_t offset, sector_t len)
 	dm_kcopyd_zero(pool->copier, 1, &to, 0, copied, work);
 }
 
-static void overwrite(struct thin_work *work)
+static void issue(struct thin_work *work, struct bio *bio)
 {
 	struct pool *pool = work->vol->pool;
-	struct bio *bio = work->overwrite;
 	struct thin_bio *tb = thin_bio(bio);
+	sector_t offset = offset_in_block(pool, bio);
 
-	thin_count(work->vol, THIN_OVERWRITE);
 	tb->work = work;
 	if (bio->bi_opf & REQ_FUA) {
 		thin_count(work->vol, THIN_FLUSH_COMMIT);
@@ -194,28 +235,45 @@ static void overwrite(struct thin_work *work)
 		bio->bi_opf &= ~REQ_FUA;
 	}
 	bio_set_dev(bio, pool->data_bdev);
-	bio->bi_iter.bi_sector = pool_block_sector(pool, work->block);
+	bio->bi_iter.bi_sector = pool_block_sector(pool, work->block) + offset;
 	atomic_inc(&work->pending);
 	dm_submit_bio_remap(bio, NULL);
 }
 
-/* Fill a block that was a hole over an external origin. */
-static void fill_from_origin(struct thin_work *work)
+/* Give sectors of a block that was a hole over an external origin what was read there. */
+static void fill_from_origin(struct thin_work *work, sector_t from, sector_t to)
 {
 	struct pool *pool = work->vol->pool;
 	sector_t begin = pool_block_sector(pool, work->busy.begin);
-	sector_t len = min(pool->block_sectors, work->tt->origin_len - begin);
+	sector_t end = clamp(work->tt->origin_len, begin + from, begin + to) - begin;
 
-	copy(work, work->tt->origin_dev->bdev, begin, len);
+	if (from < end)
+		copy(work, work->tt->origin_dev->bdev, begin, from, end - from);
 	/* The rest reads as zeroes now; it must go on doing so, zeroing or not. */
-	if (len < pool->block_sectors)
-		zero(work, len, pool->block_sectors - len);
+	if (end < to)
+		zero(work, end, to - end);
+}
+
+/* Give sectors of the new block that no bio writes their content. */
+static void fill(struct thin_work *work, sector_t from, sector_t to)
+{
+	struct thin_target *tt = work->tt;
+	struct pool *pool = work->vol->pool;
+
+	if (from == to)
+		return;
+	if (work->expect != THIN_EXPECT_HOLE)
+		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect), from, to - from);
+	else if (tt->origin_dev && pool_block_sector(pool, work->busy.begin) < tt->origin_len)
+		fill_from_origin(work, from, to);
+	else if (pool->features.zero_new_blocks)
+		zero(work, from, to - from);
 }
 
 static void start_io(struct thin_work *work)
 {
-	struct thin_target *tt = work->tt;
-	struct pool *pool = work->vol->pool;
+	sector_t block_sectors = work->vol->pool->block_sectors;
+	struct bio *bio;
 
 	if (work->expect == THIN_EXPECT_HOLE) {
 		thin_count(work->vol, THIN_FIRST_WRITE);
@@ -224,17 +282,14 @@ static void start_io(struct thin_work *work)
 		thin_count(work->vol, THIN_COPY);
 		trace_thin_copy(work->vol, work->busy.begin, work->block, 1);
 	}
-	if (work->overwrite)
-		overwrite(work);
-	else if (work->expect != THIN_EXPECT_HOLE)
-		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect),
-		     pool->block_sectors);
-	else if (tt->origin_dev && pool_block_sector(pool, work->busy.begin) < tt->origin_len)
-		fill_from_origin(work);
-	else if (pool->features.zero_new_blocks)
-		zero(work, 0, pool->block_sectors);
+	if (work->to - work->from == block_sectors)
+		thin_count(work->vol, THIN_OVERWRITE);
 
-	thin_provision_io_done(work, BLK_STS_OK);
+	fill(work, 0, work->from);
+	fill(work, work->to, block_sectors);
+	while ((bio = bio_list_pop(&work->bios)))
+		issue(work, bio);
+	io_done(work, BLK_STS_OK);
 }
 
 /**
@@ -292,38 +347,32 @@ static void unreserve(struct thin_work *work)
 	work->reserved = false;
 }
 
+/* A bio that the block was written by; each is seen once, the last that ended first. */
+static struct bio *next_ended(struct llist_node **node)
+{
+	struct thin_bio *tb;
+
+	if (!*node)
+		return NULL;
+	tb = llist_entry(*node, struct thin_bio, ended);
+	*node = (*node)->next;
+	return dm_bio_from_per_bio_data(tb, sizeof(*tb));
+}
+
+/*
+ * The block is thrown away, and what was written to it lost.  A bio that failed
+ * itself knows better what happened.  Those that were not issued start again.
+ */
 static void fail(struct thin_work *work, blk_status_t status)
 {
 	struct thin_vol *vol = work->vol;
+	struct llist_node *ended = llist_del_all(&work->ended);
 	struct bio_list bios;
 	struct bio *bio;
 
-	bio_list_init(&bios);
-	unreserve(work);
-	free_work(work, &bios);
-	while ((bio = bio_list_pop(&bios))) {
+	while ((bio = next_ended(&ended))) {
 		thin_bio(bio)->durable = false;
-		if (thin_bio(bio)->unmaps)
-			thin_vol_defer(vol, bio);
-		else
-			thin_end_bio(bio, status);
-	}
-}
-
-/* The mapping is not what was copied: throw the block away, let the bios start again. */
-static void restart(struct thin_work *work)
-{
-	struct thin_vol *vol = work->vol;
-	struct bio *bio = work->overwrite;
-	struct bio_list bios;
-
-	/* A bio that has ended cannot be issued again; nor does anybody else map this range. */
-	if (bio) {
-		DMERR_LIMIT("%s: block %llu of device %u has changed under a write",
-			    dm_device_name(vol->pool->md), work->busy.begin, vol->id);
-		work->overwrite = NULL;
-		thin_bio(bio)->durable = false;
-		thin_end_bio(bio, BLK_STS_IOERR);
+		thin_end_bio(bio, thin_bio(bio)->status ?: status);
 	}
 	bio_list_init(&bios);
 	unreserve(work);
@@ -335,17 +384,14 @@ static void restart(struct thin_work *work)
 static void complete_work(struct thin_work *work)
 {
 	struct thin_vol *vol = work->vol;
-	struct bio *bio = work->overwrite;
+	struct llist_node *ended = llist_reverse_order(llist_del_all(&work->ended));
 	struct bio_list later;
+	struct bio *bio;
 
 	bio_list_init(&later);
-	work->overwrite = NULL;
-	if (bio) {
-		struct thin_bio *tb = thin_bio(bio);
-
-		tb->work = NULL;
-		if (tb->durable) {
-			tb->durable = false;
+	while ((bio = next_ended(&ended))) {
+		if (thin_bio(bio)->durable) {
+			thin_bio(bio)->durable = false;
 			pool_commit_bio(vol->pool, bio);
 		} else {
 			bio_endio(bio);
@@ -392,7 +438,10 @@ static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, 
 		} else if (vol->ins[i].status == -EAGAIN) {
 			batch[left++] = batch[i];
 		} else if (vol->ins[i].status) {
-			restart(batch[i]);
+			/* Nobody else maps this range, so somebody who should not has. */
+			DMERR_LIMIT("%s: block %llu of device %u has changed under a write",
+				    dm_device_name(pool->md), batch[i]->busy.begin, vol->id);
+			fail(batch[i], BLK_STS_IOERR);
 		} else {
 			batch[i]->reserved = false;
 			complete_work(batch[i]);
@@ -441,8 +490,7 @@ void thin_provision_finish(struct thin_vol *vol)
 	list_for_each_entry_safe(work, tmp, &done, list) {
 		list_del_init(&work->list);
 		if (work->status) {
-			/* The bio that failed itself knows better what happened. */
-			fail(work, work->overwrite ? work->status : pool_error_status(vol->pool));
+			fail(work, pool_error_status(vol->pool));
 			continue;
 		}
 		batch[nr++] = work;

@@ -182,12 +182,10 @@ static int thin_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *erro
 {
 	struct thin_target *tt = ti->private;
 	struct thin_bio *tb = thin_bio(bio);
-	struct thin_work *work = tb->work;
 
-	/* The write of a new block: the bio ends when the block is mapped. */
-	if (work) {
-		tb->work = NULL;
-		thin_provision_io_done(work, *error);
+	/* A write to a new block ends when the block is mapped. */
+	if (tb->work) {
+		thin_provision_bio_done(bio, *error);
 		return DM_ENDIO_INCOMPLETE;
 	}
 	thin_epoch_leave(tt->vol, tb);

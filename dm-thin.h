@@ -43,6 +43,7 @@
 #include <linux/device-mapper.h>
 #include <linux/dm-kcopyd.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
@@ -145,6 +146,10 @@ struct thin_counters {
  * @waker: once a second while the pool is resumed
  * @commit_wanted: somebody asked for a commit
  * @commit_bios: bios that end when a commit has made their volume durable; lock
+ * @nr_commit_bios: how many; written under lock
+ * @nr_expected_bios: how many are worth waiting for; written under lock
+ * @commit_bios_ns: time that the last took; @commit_work only
+ * @gathered: woken when there are that many
  * @space_deadline: writers wait for freed blocks until then; 0: nobody waits; lock
  * @data_flushes: data-device flushes that commits have begun
  * @data_flushed: the last of them that has ended well, by its number
@@ -213,6 +218,10 @@ struct pool {
 	struct work_struct commit_work;
 	struct delayed_work waker;
 	struct bio_list commit_bios;
+	unsigned int nr_commit_bios;
+	unsigned int nr_expected_bios;
+	u64 commit_bios_ns;
+	wait_queue_head_t gathered;
 	bool commit_wanted;
 	unsigned long space_deadline;
 	u64 data_flushes;
@@ -373,7 +382,10 @@ struct thin_busy {
  * @reserved: the reservation is this work's
  * @expect: what the virtual block is mapped to now, or THIN_EXPECT_HOLE
  * @epoch: reader held while the old block is copied, or COMPAT_NO_EPOCH
- * @overwrite: the bio that covers the whole block and is issued to it directly
+ * @bios: writes that are issued to the new block itself, not yet started
+ * @from: first sector in the block that they write
+ * @to: one past the last; they leave no gap
+ * @ended: those of them that have ended
  * @pending: I/Os in flight, and one for who starts them
  * @status: first error
  */
@@ -386,7 +398,10 @@ struct thin_work {
 	bool reserved;
 	u64 expect;
 	compat_epoch_t epoch;
-	struct bio *overwrite;
+	struct bio_list bios;
+	sector_t from;
+	sector_t to;
+	struct llist_head ended;
 	atomic_t pending;
 	blk_status_t status;
 };
@@ -409,14 +424,22 @@ struct thin_discard {
  * struct thin_bio - per-bio data of a thin
  * @tt: the table it came through
  * @node: for sorting in the worker
- * @work: the work that this bio is the whole-block write of
+ * @ended: in its work, when it has ended
+ * @status: how that was
+ * @work: the work whose new block this bio writes to
  * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
  * @unmaps: it gives up whole blocks: a discard, or zeroes where holes read so
  */
 struct thin_bio {
 	struct thin_target *tt;
-	struct rb_node node;
+	union {
+		struct rb_node node;
+		struct {
+			struct llist_node ended;
+			blk_status_t status;
+		};
+	};
 	struct thin_work *work;
 	compat_epoch_t epoch;
 	bool durable;
@@ -537,7 +560,8 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
 void thin_provision_finish(struct thin_vol *vol);
-void thin_provision_io_done(struct thin_work *work, blk_status_t status);
+bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works);
+void thin_provision_bio_done(struct bio *bio, blk_status_t status);
 int thin_provision_init(struct pool *pool);
 void thin_provision_exit(struct pool *pool);
 
