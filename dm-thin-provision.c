@@ -18,10 +18,6 @@
 #include "dm-thin-trace.h"
 
 #include <linux/list_sort.h>
-#include <linux/module.h>
-
-DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
-					    "Share of the time, in percent, for copies and zeroes");
 
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
@@ -153,8 +149,14 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /* ---- I/O ---- */
 
-/* An I/O of a work has ended, in any context.  The last one hands the work to the worker. */
-static void io_done(struct thin_work *work, blk_status_t status)
+/**
+ * thin_provision_io_done - an I/O of a work has ended
+ * @work: the work
+ * @status: its status
+ *
+ * Any context.  The last one hands the work to the worker.
+ */
+void thin_provision_io_done(struct thin_work *work, blk_status_t status)
 {
 	struct thin_vol *vol = work->vol;
 	unsigned long flags;
@@ -186,40 +188,7 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 	tb->work = NULL;
 	tb->status = status;
 	llist_add(&tb->ended, &work->ended);
-	io_done(work, status);
-}
-
-static void copied(int read_err, unsigned long write_err, void *context)
-{
-	io_done(context, read_err || write_err ? BLK_STS_IOERR : BLK_STS_OK);
-}
-
-static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector,
-		 sector_t offset, sector_t len)
-{
-	struct pool *pool = work->vol->pool;
-	struct dm_io_region from = { .bdev = bdev, .sector = sector + offset, .count = len };
-	struct dm_io_region to = {
-		.bdev = pool->data_bdev,
-		.sector = pool_block_sector(pool, work->block) + offset,
-		.count = len,
-	};
-
-	atomic_inc(&work->pending);
-	dm_kcopyd_copy(pool->copier, &from, 1, &to, 0, copied, work);
-}
-
-static void zero(struct thin_work *work, sector_t offset, sector_t len)
-{
-	struct pool *pool = work->vol->pool;
-	struct dm_io_region to = {
-		.bdev = pool->data_bdev,
-		.sector = pool_block_sector(pool, work->block) + offset,
-		.count = len,
-	};
-
-	atomic_inc(&work->pending);
-	dm_kcopyd_zero(pool->copier, 1, &to, 0, copied, work);
+	thin_provision_io_done(work, status);
 }
 
 static void issue(struct thin_work *work, struct bio *bio)
@@ -240,36 +209,6 @@ static void issue(struct thin_work *work, struct bio *bio)
 	dm_submit_bio_remap(bio, NULL);
 }
 
-/* Give sectors of a block that was a hole over an external origin what was read there. */
-static void fill_from_origin(struct thin_work *work, sector_t from, sector_t to)
-{
-	struct pool *pool = work->vol->pool;
-	sector_t begin = pool_block_sector(pool, work->busy.begin);
-	sector_t end = clamp(work->tt->origin_len, begin + from, begin + to) - begin;
-
-	if (from < end)
-		copy(work, work->tt->origin_dev->bdev, begin, from, end - from);
-	/* The rest reads as zeroes now; it must go on doing so, zeroing or not. */
-	if (end < to)
-		zero(work, end, to - end);
-}
-
-/* Give sectors of the new block that no bio writes their content. */
-static void fill(struct thin_work *work, sector_t from, sector_t to)
-{
-	struct thin_target *tt = work->tt;
-	struct pool *pool = work->vol->pool;
-
-	if (from == to)
-		return;
-	if (work->expect != THIN_EXPECT_HOLE)
-		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect), from, to - from);
-	else if (tt->origin_dev && pool_block_sector(pool, work->busy.begin) < tt->origin_len)
-		fill_from_origin(work, from, to);
-	else if (pool->features.zero_new_blocks)
-		zero(work, from, to - from);
-}
-
 static void start_io(struct thin_work *work)
 {
 	sector_t block_sectors = work->vol->pool->block_sectors;
@@ -285,11 +224,10 @@ static void start_io(struct thin_work *work)
 	if (work->to - work->from == block_sectors)
 		thin_count(work->vol, THIN_OVERWRITE);
 
-	fill(work, 0, work->from);
-	fill(work, work->to, block_sectors);
+	thin_fill(work);
 	while ((bio = bio_list_pop(&work->bios)))
 		issue(work, bio);
-	io_done(work, BLK_STS_OK);
+	thin_provision_io_done(work, BLK_STS_OK);
 }
 
 /**
@@ -518,12 +456,9 @@ int thin_provision_init(struct pool *pool)
 
 	if (r)
 		return r;
-	pool->copier = dm_kcopyd_client_create(&dm_kcopyd_throttle);
-	if (IS_ERR(pool->copier)) {
-		r = PTR_ERR(pool->copier);
-		pool->copier = NULL;
+	r = thin_fill_init(pool);
+	if (r)
 		mempool_exit(&pool->work_mempool);
-	}
 	return r;
 }
 
@@ -533,8 +468,8 @@ int thin_provision_init(struct pool *pool)
  */
 void thin_provision_exit(struct pool *pool)
 {
-	if (!pool->copier)
+	if (!mempool_initialized(&pool->work_mempool))
 		return;
-	dm_kcopyd_client_destroy(pool->copier);
+	thin_fill_exit(pool);
 	mempool_exit(&pool->work_mempool);
 }

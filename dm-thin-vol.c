@@ -338,6 +338,7 @@ static void work_on_vol(struct work_struct *ws)
 	map_gathered(vol, &works);
 	thin_provision_finish(vol);
 	thin_provision_start(vol, &works);
+	thin_fill_go_on(vol);
 	more = thin_discard_step(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
@@ -368,6 +369,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
 	INIT_LIST_HEAD(&vol->done);
+	INIT_LIST_HEAD(&vol->copies);
 	INIT_LIST_HEAD(&vol->discards);
 	INIT_LIST_HEAD(&vol->round_node);
 	INIT_WORK(&vol->work, work_on_vol);

@@ -140,7 +140,10 @@ struct thin_counters {
  * @wq: runs the volumes' workers
  * @work_mempool: struct thin_work
  * @discard_mempool: struct thin_discard
- * @copier: copies and zeroes blocks
+ * @copier: copies and zeroes what is large
+ * @fill_bios: copies and zeroes the rest
+ * @zeroes: a buffer of them
+ * @fill_sectors: buffers of copies in progress
  * @commit_wq: runs commits, the waker and the timer
  * @commit_work: commits what bios or others asked for
  * @waker: once a second while the pool is resumed
@@ -211,7 +214,12 @@ struct pool {
 	struct workqueue_struct *wq;
 	mempool_t work_mempool;
 	mempool_t discard_mempool;
+
+	/* dm-thin-fill.c */
 	struct dm_kcopyd_client *copier;
+	struct bio_set fill_bios;
+	struct page *zeroes;
+	atomic_t fill_sectors;
 
 	/* dm-thin-commit.c */
 	struct workqueue_struct *commit_wq;
@@ -294,6 +302,7 @@ struct pool_target {
  * @nr_busy: how many; written by the worker
  * @idle: woken when there are none
  * @done: works whose I/O has ended; lock
+ * @copies: those that have been read; lock
  * @discards: discards in progress; worker only
  * @work: the worker
  * @rcu: for an epoch
@@ -320,6 +329,7 @@ struct thin_vol {
 	unsigned int nr_busy;
 	wait_queue_head_t idle;
 	struct list_head done;
+	struct list_head copies;
 	struct list_head discards;
 	struct work_struct work;
 
@@ -560,10 +570,17 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
 void thin_provision_finish(struct thin_vol *vol);
+void thin_provision_io_done(struct thin_work *work, blk_status_t status);
 bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works);
 void thin_provision_bio_done(struct bio *bio, blk_status_t status);
 int thin_provision_init(struct pool *pool);
 void thin_provision_exit(struct pool *pool);
+
+/* dm-thin-fill.c */
+void thin_fill(struct thin_work *work);
+void thin_fill_go_on(struct thin_vol *vol);
+int thin_fill_init(struct pool *pool);
+void thin_fill_exit(struct pool *pool);
 
 /* ---- dm-thin-discard.c ---- */
 
