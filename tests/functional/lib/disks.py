@@ -144,6 +144,13 @@ class Switch(Device):
     def fail_all(self):
         self._swap(f"0 {self.sectors} error")
 
+    def spoil(self, offset, length):
+        """Bytes that can be neither read nor written."""
+        begin, end = offset // 512, (offset + length) // 512
+        table = [f"0 {begin} linear {self.lower} 0"] if begin else []
+        table += [f"{begin} {end - begin} error", f"{end} {self.sectors - end} linear {self.lower} {end}"]
+        self._swap("\n".join(table))
+
     def slow(self, reads=0, writes=0):
         """So many milliseconds more for each; flushes stay quick."""
         if not os.path.isdir("/sys/module/dm_delay"):
