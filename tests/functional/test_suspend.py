@@ -373,7 +373,8 @@ def test_forced_removal_of_a_thin_under_load(rig):
     job = io.Job(io.fill, thin.path, 0, 48 * MIB, 1)
     wait_for(lambda: thin.status().mapped > 2048, "the writer is at work")
     error_of(thin.remove, force=True, retry=False)
-    assert job.errno() in (errno.EIO, None)
+    # It opens the device anew for every piece.
+    assert job.errno() in (errno.EIO, errno.ENXIO, None)
     if thin.exists():
         wait_for(lambda: thin.open_count == 0, "the writer has let go")
         Device.remove(thin)
