@@ -19,9 +19,12 @@
 #include "dm-thin.h"
 #include "dm-thin-trace.h"
 
+#include <linux/hrtimer.h>
 #include <linux/sched/mm.h>
 
 #define MAX_GATHER_NS	(10 * NSEC_PER_MSEC)
+/* Less than this is lost in the time that going to sleep takes. */
+#define MIN_GATHER_NS	(50 * NSEC_PER_USEC)
 
 /* ---- the data device's part of a commit ---- */
 
@@ -227,16 +230,20 @@ static bool all_durable(struct bio_list *bios)
 	return true;
 }
 
-static void make_durable(struct pool *pool, struct bio_list *bios, unsigned int nr)
+/* Return: true when there was a commit. */
+static bool make_durable(struct pool *pool, struct bio_list *bios, unsigned int nr)
 {
 	int commit_error = 0, flush_error = 0;
+	bool committed = false;
 	struct bio *bio;
 	u64 flushes;
 
 	/* The commit that was under way when they came may have been the one they needed. */
 	flushes = READ_ONCE(pool->data_flushes);
-	if (!all_durable(bios))
+	if (!all_durable(bios)) {
 		commit_error = pool_commit(pool);
+		committed = true;
+	}
 	/* Unless a flush that began after they came has ended well. */
 	if (READ_ONCE(pool->data_flushed) <= flushes)
 		flush_error = blkdev_issue_flush(pool->data_bdev);
@@ -247,6 +254,7 @@ static void make_durable(struct pool *pool, struct bio_list *bios, unsigned int 
 	spin_unlock_irq(&pool->lock);
 	while ((bio = bio_list_pop(bios)))
 		thin_end_bio(bio, durable_status(bio, commit_error, flush_error));
+	return committed;
 }
 
 static bool all_gathered(struct pool *pool)
@@ -260,19 +268,20 @@ static void gather(struct pool *pool)
 {
 	u64 ns = min_t(u64, pool->commit_bios_ns / 8, MAX_GATHER_NS);
 
-	if (!all_gathered(pool))
+	if (ns >= MIN_GATHER_NS && !all_gathered(pool))
 		wait_event_hrtimeout(pool->gathered, all_gathered(pool), ns_to_ktime(ns));
 }
 
-static void commit_for_bios(struct pool *pool)
+/* Return: true when there was a commit. */
+static bool commit_for_bios(struct pool *pool)
 {
 	struct bio_list bios;
+	bool committed;
 	unsigned int nr;
 	u64 begin;
 
 	if (!READ_ONCE(pool->nr_commit_bios))
-		return;
-	gather(pool);
+		return false;
 
 	spin_lock_irq(&pool->lock);
 	bios = pool->commit_bios;
@@ -282,17 +291,22 @@ static void commit_for_bios(struct pool *pool)
 	spin_unlock_irq(&pool->lock);
 
 	begin = ktime_get_ns();
-	make_durable(pool, &bios, nr);
+	committed = make_durable(pool, &bios, nr);
 	pool->commit_bios_ns = ktime_get_ns() - begin;
+	return committed;
 }
 
 static void commit(struct work_struct *ws)
 {
 	struct pool *pool = container_of(ws, struct pool, commit_work);
 	unsigned int noio = memalloc_noio_save();
+	bool wanted;
 
-	commit_for_bios(pool);
-	if (xchg(&pool->commit_wanted, false))
+	if (READ_ONCE(pool->nr_commit_bios))
+		gather(pool);
+	/* One that is asked for from now on comes after this one. */
+	wanted = xchg(&pool->commit_wanted, false);
+	if (!commit_for_bios(pool) && wanted)
 		pool_commit(pool);
 	memalloc_noio_restore(noio);
 }

@@ -6,12 +6,14 @@
  * The bios of a work leave at most a head and a tail of the block; these are
  * filled while the bios are on their way.  A copy is one read and then one write
  * for each part, which the worker issues (thin_fill_go_on()).  kcopyd does what
- * is large, what is to be throttled, what finds no memory here and what the
- * device can do by itself: it has a reserve, cuts into pieces and takes its time,
- * but each of its jobs goes through a thread of its own.
+ * is large, what is to be throttled, copies that find no memory here and zeroes
+ * that the device makes by itself: it has a reserve, cuts into pieces and takes
+ * its time, but each of its jobs goes through a thread of its own.
  *
- * Invariant: whatever is started here counts as one I/O of its work, which ends
- * by thin_provision_io_done(); buffers belong to their copy until then.
+ * Invariants: whatever is started here counts as one I/O of its work, which ends
+ * by thin_provision_fill_done(); buffers belong to their copy until then.  The
+ * worker sleeps only for bios that go to the data device, which come back by
+ * themselves; a read of an external origin may need the worker first.
  */
 #include "dm-thin.h"
 
@@ -36,8 +38,8 @@ struct part {
 };
 
 /*
- * One copy: the sectors from @begin on of the block, @len of them, are read to
- * @pages; the @nr parts of them are written.
+ * One copy: the sectors from @begin on of the block are read to @pages; the @nr
+ * parts of them are written.
  */
 struct thin_copy {
 	struct list_head list;
@@ -45,7 +47,6 @@ struct thin_copy {
 	struct page *pages;
 	unsigned int order;
 	sector_t begin;
-	sector_t len;
 	unsigned int nr;
 	struct part parts[2];
 	atomic_t pending;
@@ -75,11 +76,18 @@ static sector_t new_sector(const struct thin_work *work, sector_t offset)
 	return pool_block_sector(work->vol->pool, work->block) + offset;
 }
 
+/* It serves the bios, and is as urgent as they are. */
+static void set_urgency(struct bio *bio, const struct thin_work *work)
+{
+	bio->bi_opf |= work->urgency;
+	bio->bi_ioprio = work->ioprio;
+}
+
 /* ---- kcopyd ---- */
 
 static void kcopyd_done(int read_err, unsigned long write_err, void *context)
 {
-	thin_provision_io_done(context, read_err || write_err ? BLK_STS_IOERR : BLK_STS_OK);
+	thin_provision_fill_done(context, read_err || write_err);
 }
 
 static void by_kcopyd(struct thin_work *work, struct block_device *bdev, sector_t sector,
@@ -105,10 +113,10 @@ static void by_kcopyd(struct thin_work *work, struct block_device *bdev, sector_
 static void zeroed(struct bio *bio)
 {
 	struct thin_work *work = bio->bi_private;
-	blk_status_t status = bio->bi_status;
+	bool failed = bio->bi_status;
 
 	bio_put(bio);
-	thin_provision_io_done(work, status);
+	thin_provision_fill_done(work, failed);
 }
 
 static void zero_part(struct thin_work *work, const struct part *part)
@@ -122,6 +130,7 @@ static void zero_part(struct thin_work *work, const struct part *part)
 	bio->bi_iter.bi_sector = new_sector(work, part->from);
 	bio->bi_private = work;
 	bio->bi_end_io = zeroed;
+	set_urgency(bio, work);
 	for (; bytes; bytes -= min(bytes, most))
 		__bio_add_page(bio, pool->zeroes, min(bytes, most), 0);
 	atomic_inc(&work->pending);
@@ -144,15 +153,20 @@ static void zero(struct thin_work *work, sector_t begin, sector_t end)
 
 /* ---- copies ---- */
 
+static int buffer_sectors(const struct thin_copy *copy)
+{
+	return (PAGE_SIZE << copy->order) >> SECTOR_SHIFT;
+}
+
 static void end_copy(struct thin_copy *copy)
 {
 	struct thin_work *work = copy->work;
-	blk_status_t status = copy->status;
+	bool failed = copy->status;
 
-	atomic_sub(copy->len, &work->vol->pool->fill_sectors);
+	atomic_sub(buffer_sectors(copy), &work->vol->pool->fill_sectors);
 	__free_pages(copy->pages, copy->order);
 	kfree(copy);
-	thin_provision_io_done(work, status);
+	thin_provision_fill_done(work, failed);
 }
 
 static void copy_written(struct bio *bio)
@@ -181,12 +195,15 @@ static void copy_read(struct bio *bio)
 }
 
 static struct bio *copy_bio(struct thin_copy *copy, struct block_device *bdev, sector_t sector,
-			    const struct part *part, blk_opf_t opf)
+			    const struct part *part, blk_opf_t opf, gfp_t gfp)
 {
 	unsigned int offset = (part->from - copy->begin) << SECTOR_SHIFT;
-	struct bio *bio = bio_alloc_bioset(bdev, 1, opf, GFP_NOIO,
+	struct bio *bio = bio_alloc_bioset(bdev, 1, opf, gfp,
 					   &copy->work->vol->pool->fill_bios);
 
+	if (!bio)
+		return NULL;
+	set_urgency(bio, copy->work);
 	bio->bi_iter.bi_sector = sector;
 	bio->bi_private = copy;
 	__bio_add_page(bio, copy->pages + (offset >> PAGE_SHIFT),
@@ -196,37 +213,49 @@ static struct bio *copy_bio(struct thin_copy *copy, struct block_device *bdev, s
 
 /* Return: false when there is no memory, or enough of it is in use. */
 static bool start_copy(struct thin_work *work, struct block_device *bdev, sector_t sector,
-		       const struct part *parts, unsigned int nr)
+		       sector_t end, const struct part *parts, unsigned int nr)
 {
 	struct pool *pool = work->vol->pool;
-	struct part whole = { parts[0].from, parts[nr - 1].to };
-	sector_t len = whole.to - whole.from;
+	sector_t unit = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
+	/* An external origin may be coarser than the bios. */
+	struct part whole = {
+		.from = round_down(parts[0].from, unit),
+		.to = min(round_up(parts[nr - 1].to, unit), end),
+	};
+	/* What a full memory cannot give at once is not worth any effort. */
+	const gfp_t gfp = __GFP_NOWARN | __GFP_COMP;
 	struct thin_copy *copy;
 	struct bio *bio;
 
-	if (atomic_read(&pool->fill_sectors) + len > MAX_BUFFERS)
-		return false;
 	copy = kmalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
 	if (!copy)
 		return false;
-	copy->order = get_order(len << SECTOR_SHIFT);
-	copy->pages = alloc_pages(GFP_NOWAIT | __GFP_NOWARN | __GFP_COMP, copy->order);
-	if (!copy->pages) {
-		kfree(copy);
-		return false;
-	}
-	atomic_add(len, &pool->fill_sectors);
+	copy->order = get_order((whole.to - whole.from) << SECTOR_SHIFT);
+	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) > MAX_BUFFERS)
+		goto free_copy;
+	copy->pages = alloc_pages(gfp, copy->order);
+	if (!copy->pages)
+		goto free_copy;
 	copy->work = work;
 	copy->begin = whole.from;
-	copy->len = len;
 	copy->nr = nr;
 	memcpy(copy->parts, parts, nr * sizeof(*parts));
+	bio = copy_bio(copy, bdev, sector + whole.from, &whole, REQ_OP_READ,
+		       GFP_NOWAIT | __GFP_NOWARN);
+	if (!bio)
+		goto free_pages;
 
+	atomic_add(buffer_sectors(copy), &pool->fill_sectors);
 	atomic_inc(&work->pending);
-	bio = copy_bio(copy, bdev, sector + whole.from, &whole, REQ_OP_READ);
 	bio->bi_end_io = copy_read;
 	submit_bio(bio);
 	return true;
+
+free_pages:
+	__free_pages(copy->pages, copy->order);
+free_copy:
+	kfree(copy);
+	return false;
 }
 
 static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector, sector_t end)
@@ -234,7 +263,8 @@ static void copy(struct thin_work *work, struct block_device *bdev, sector_t sec
 	struct part parts[2];
 	unsigned int nr = parts_of(work, 0, end, parts);
 
-	if (nr && (end > MAX_PART || is_throttled() || !start_copy(work, bdev, sector, parts, nr)))
+	if (nr && (end > MAX_PART || is_throttled() || 
+		   !start_copy(work, bdev, sector, end, parts, nr)))
 		by_kcopyd(work, bdev, sector, parts, nr);
 }
 
@@ -262,7 +292,7 @@ void thin_fill_go_on(struct thin_vol *vol)
 			struct part *part = &copy->parts[i];
 			struct bio *bio = copy_bio(copy, vol->pool->data_bdev,
 						   new_sector(copy->work, part->from), part,
-						   REQ_OP_WRITE);
+						   REQ_OP_WRITE, GFP_NOIO);
 
 			bio->bi_end_io = copy_written;
 			atomic_inc(&copy->pending);

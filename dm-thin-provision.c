@@ -64,7 +64,10 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 	work->from = offset_in_block(vol->pool, bio);
 	work->to = work->from + bio_sectors(bio);
 	init_llist_head(&work->ended);
-	work->status = BLK_STS_OK;
+	work->urgency = bio->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_META | REQ_PRIO);
+	work->ioprio = bio->bi_ioprio;
+	work->failed = false;
+	work->fill_failed = false;
 	atomic_set(&work->pending, 1);
 	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
 
@@ -99,6 +102,9 @@ bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works)
 	if (list_empty(works))
 		return false;
 	work = list_last_entry(works, struct thin_work, list);
+	/* Zeroes may fail for reasons that are no fault of the writes beside them. */
+	if (bio_op(bio) != REQ_OP_WRITE || bio_op(work->bios.tail) != REQ_OP_WRITE)
+		return false;
 	if (work->busy.begin != vblock || offset_in_block(work->vol->pool, bio) != work->to)
 		return false;
 	bio_list_add(&work->bios, bio);
@@ -149,20 +155,12 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /* ---- I/O ---- */
 
-/**
- * thin_provision_io_done - an I/O of a work has ended
- * @work: the work
- * @status: its status
- *
- * Any context.  The last one hands the work to the worker.
- */
-void thin_provision_io_done(struct thin_work *work, blk_status_t status)
+/* An I/O of a work has ended.  The last one hands the work to the worker. */
+static void io_done(struct thin_work *work)
 {
 	struct thin_vol *vol = work->vol;
 	unsigned long flags;
 
-	if (unlikely(status))
-		WRITE_ONCE(work->status, status);
 	if (!atomic_dec_and_test(&work->pending))
 		return;
 
@@ -187,8 +185,24 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 
 	tb->work = NULL;
 	tb->status = status;
+	if (unlikely(status))
+		WRITE_ONCE(work->failed, true);
 	llist_add(&tb->ended, &work->ended);
-	thin_provision_io_done(work, status);
+	io_done(work);
+}
+
+/**
+ * thin_provision_fill_done - a part of a new block has been zeroed or copied
+ * @work: the work; @pending was raised for the part
+ * @failed: it has not
+ *
+ * Any context.
+ */
+void thin_provision_fill_done(struct thin_work *work, bool failed)
+{
+	if (unlikely(failed))
+		WRITE_ONCE(work->fill_failed, true);
+	io_done(work);
 }
 
 static void issue(struct thin_work *work, struct bio *bio)
@@ -224,10 +238,10 @@ static void start_io(struct thin_work *work)
 	if (work->to - work->from == block_sectors)
 		thin_count(work->vol, THIN_OVERWRITE);
 
-	thin_fill(work);
 	while ((bio = bio_list_pop(&work->bios)))
 		issue(work, bio);
-	thin_provision_io_done(work, BLK_STS_OK);
+	thin_fill(work);
+	io_done(work);
 }
 
 /**
@@ -299,9 +313,10 @@ static struct bio *next_ended(struct llist_node **node)
 
 /*
  * The block is thrown away, and what was written to it lost.  A bio that failed
- * itself knows better what happened.  Those that were not issued start again.
+ * itself knows better what happened.  Those that waited share the fate, or start
+ * again where they may fare better.
  */
-static void fail(struct thin_work *work, blk_status_t status)
+static void fail(struct thin_work *work, blk_status_t status, bool again)
 {
 	struct thin_vol *vol = work->vol;
 	struct llist_node *ended = llist_del_all(&work->ended);
@@ -315,7 +330,12 @@ static void fail(struct thin_work *work, blk_status_t status)
 	bio_list_init(&bios);
 	unreserve(work);
 	free_work(work, &bios);
-	thin_vol_defer_list(vol, &bios);
+	while ((bio = bio_list_pop(&bios))) {
+		if (again || thin_bio(bio)->unmaps)
+			thin_vol_defer(vol, bio);
+		else
+			thin_end_bio(bio, status);
+	}
 }
 
 /* Mapped: the bios go on.  The range stays busy until all of them are on their way. */
@@ -372,14 +392,14 @@ static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, 
 		return nr;
 	for (i = 0; i < nr; i++) {
 		if (r) {
-			fail(batch[i], pool_error_status(pool));
+			fail(batch[i], pool_error_status(pool), false);
 		} else if (vol->ins[i].status == -EAGAIN) {
 			batch[left++] = batch[i];
 		} else if (vol->ins[i].status) {
 			/* Nobody else maps this range, so somebody who should not has. */
 			DMERR_LIMIT("%s: block %llu of device %u has changed under a write",
 				    dm_device_name(pool->md), batch[i]->busy.begin, vol->id);
-			fail(batch[i], BLK_STS_IOERR);
+			fail(batch[i], BLK_STS_IOERR, true);
 		} else {
 			batch[i]->reserved = false;
 			complete_work(batch[i]);
@@ -401,7 +421,7 @@ static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigne
 		if (!pool_commit(pool) && pool_mode(pool) <= PM_OUT_OF_DATA_SPACE)
 			continue;
 		for (i = 0; i < nr; i++)
-			fail(batch[i], pool_error_status(pool));
+			fail(batch[i], pool_error_status(pool), false);
 		break;
 	}
 	pool_after_change(pool);
@@ -427,8 +447,8 @@ void thin_provision_finish(struct thin_vol *vol)
 	list_sort(NULL, &done, by_block);
 	list_for_each_entry_safe(work, tmp, &done, list) {
 		list_del_init(&work->list);
-		if (work->status) {
-			fail(work, pool_error_status(vol->pool));
+		if (work->failed || work->fill_failed) {
+			fail(work, pool_error_status(vol->pool), !work->fill_failed);
 			continue;
 		}
 		batch[nr++] = work;

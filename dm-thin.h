@@ -94,7 +94,7 @@ enum thin_counter {
 	THIN_DEFERRED,		/* bios given to the worker */
 	THIN_FIRST_WRITE,	/* blocks provisioned for a hole */
 	THIN_COPY,		/* blocks provisioned for a shared one */
-	THIN_OVERWRITE,		/* those of both that one write covered */
+	THIN_OVERWRITE,		/* those of both that writes covered at once */
 	THIN_TAKE_OVER,		/* blocks that were shared no more and not copied */
 	THIN_FLUSH_PASSED,	/* flushes that needed no commit */
 	THIN_FLUSH_COMMIT,	/* flushes and FUA writes that waited for one */
@@ -140,8 +140,8 @@ struct thin_counters {
  * @wq: runs the volumes' workers
  * @work_mempool: struct thin_work
  * @discard_mempool: struct thin_discard
- * @copier: copies and zeroes what is large
- * @fill_bios: copies and zeroes the rest
+ * @copier: kcopyd's client
+ * @fill_bios: for copies and zeroes without it
  * @zeroes: a buffer of them
  * @fill_sectors: buffers of copies in progress
  * @commit_wq: runs commits, the waker and the timer
@@ -319,7 +319,7 @@ struct thin_vol {
 	struct srcu_struct srcu;
 	struct thin_counters __percpu *counters;
 
-	spinlock_t lock;		/* deferred, held, fences, fenced, done */
+	spinlock_t lock;		/* deferred, held, fences, fenced, done, copies */
 	struct bio_list deferred;
 	struct bio_list held;
 	unsigned int fences;
@@ -397,7 +397,10 @@ struct thin_busy {
  * @to: one past the last; they leave no gap
  * @ended: those of them that have ended
  * @pending: I/Os in flight, and one for who starts them
- * @status: first error
+ * @urgency: their flags that say how urgent they are
+ * @ioprio: their priority
+ * @failed: one of them has failed
+ * @fill_failed: a zeroing or copying has
  */
 struct thin_work {
 	struct thin_busy busy;
@@ -413,7 +416,10 @@ struct thin_work {
 	sector_t to;
 	struct llist_head ended;
 	atomic_t pending;
-	blk_status_t status;
+	blk_opf_t urgency;
+	unsigned short ioprio;
+	bool failed;
+	bool fill_failed;
 };
 
 /**
@@ -570,7 +576,7 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
 void thin_provision_finish(struct thin_vol *vol);
-void thin_provision_io_done(struct thin_work *work, blk_status_t status);
+void thin_provision_fill_done(struct thin_work *work, bool failed);
 bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works);
 void thin_provision_bio_done(struct bio *bio, blk_status_t status);
 int thin_provision_init(struct pool *pool);
