@@ -70,11 +70,11 @@ class Row:
         return self.sides.get("ours")
 
     def met(self):
-        """None without a target, or whether ours reaches it."""
+        """None without a target, or whether ours reaches it. dm-linear again is the measure of dm-linear."""
         if self.case.target is None or not self.ours:
             return None
         if BETTER[self.unit] == "more":
-            return self.ours.median >= self.case.target
+            return self.ours.median >= self.case.target * self.sides["control"].median
         return self.ours.median <= self.case.target
 
 
