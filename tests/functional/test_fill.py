@@ -62,6 +62,7 @@ def test_writes_to_a_shared_block(rig, bs):
     assert pool.status().used == 2 * len(ARRIVALS)
 
 
+@pytest.mark.improvement("B28")
 def test_writes_over_the_end_of_an_origin(rig):
     origin = rig.disk(MIB + 20 * KIB)
     io.fill(origin.path, 0, MIB + 20 * KIB, seed=3)
@@ -73,6 +74,7 @@ def test_writes_over_the_end_of_an_origin(rig):
         arrive(thin, 0, pieces, io.pattern(3, 0, 64 * KIB))
 
 
+@pytest.mark.improvement("B6")
 def test_zeroes_that_cannot_be_written(rig):
     """No mapping without them: what was written is lost with the block, and said so."""
     data = rig.switch(16 * MIB)
@@ -91,6 +93,7 @@ def test_zeroes_that_cannot_be_written(rig):
     thin.verify_blocks(0, 8, seed=1)
 
 
+@pytest.mark.improvement("B6")
 @pytest.mark.parametrize("spoilt", [0, 4 * KIB, 60 * KIB], ids=["head", "middle", "tail"])
 def test_copy_that_cannot_be_read(rig, spoilt):
     data = rig.switch(16 * MIB)
