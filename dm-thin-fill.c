@@ -90,6 +90,16 @@ static void kcopyd_done(int read_err, unsigned long write_err, void *context)
 	thin_provision_fill_done(context, read_err || write_err);
 }
 
+static void zero_again(struct thin_work *work);
+
+/* A device may claim that it can zero by itself until it is asked to: then it is written to. */
+static void kcopyd_zeroed(int read_err, unsigned long write_err, void *context)
+{
+	if (write_err)
+		zero_again(context);
+	thin_provision_fill_done(context, false);
+}
+
 static void by_kcopyd(struct thin_work *work, struct block_device *bdev, sector_t sector,
 		      const struct part *parts, unsigned int nr)
 {
@@ -104,7 +114,7 @@ static void by_kcopyd(struct thin_work *work, struct block_device *bdev, sector_
 		if (bdev)
 			dm_kcopyd_copy(pool->copier, &from, 1, &to, 0, kcopyd_done, work);
 		else
-			dm_kcopyd_zero(pool->copier, 1, &to, 0, kcopyd_done, work);
+			dm_kcopyd_zero(pool->copier, 1, &to, 0, kcopyd_zeroed, work);
 	}
 }
 
@@ -122,19 +132,43 @@ static void zeroed(struct bio *bio)
 static void zero_part(struct thin_work *work, const struct part *part)
 {
 	struct pool *pool = work->vol->pool;
-	unsigned int bytes = (part->to - part->from) << SECTOR_SHIFT;
-	unsigned int most = PAGE_SIZE << ZEROES_ORDER;
-	struct bio *bio = bio_alloc_bioset(pool->data_bdev, DIV_ROUND_UP(bytes, most),
-					   REQ_OP_WRITE, GFP_NOIO, &pool->fill_bios);
+	sector_t most = (PAGE_SIZE << ZEROES_ORDER) >> SECTOR_SHIFT, at = part->from;
 
-	bio->bi_iter.bi_sector = new_sector(work, part->from);
-	bio->bi_private = work;
-	bio->bi_end_io = zeroed;
-	set_urgency(bio, work);
-	for (; bytes; bytes -= min(bytes, most))
-		__bio_add_page(bio, pool->zeroes, min(bytes, most), 0);
-	atomic_inc(&work->pending);
-	submit_bio(bio);
+	while (at < part->to) {
+		sector_t end = min(part->to, at + most * BIO_MAX_VECS);
+		struct bio *bio = bio_alloc_bioset(pool->data_bdev, DIV_ROUND_UP(end - at, most),
+						   REQ_OP_WRITE, GFP_NOIO, &pool->fill_bios);
+
+		bio->bi_iter.bi_sector = new_sector(work, at);
+		bio->bi_private = work;
+		bio->bi_end_io = zeroed;
+		set_urgency(bio, work);
+		for (; at < end; at += min(end - at, most))
+			__bio_add_page(bio, pool->zeroes, min(end - at, most) << SECTOR_SHIFT, 0);
+		atomic_inc(&work->pending);
+		submit_bio(bio);
+	}
+}
+
+/* Where the zeroes of a hole's new block begin: behind the end of an external origin. */
+static sector_t zeroes_begin(const struct thin_work *work)
+{
+	const struct thin_target *tt = work->tt;
+	sector_t begin = pool_block_sector(work->vol->pool, work->busy.begin);
+
+	return tt->origin_dev && begin < tt->origin_len ?
+		       min(work->vol->pool->block_sectors, tt->origin_len - begin) : 0;
+}
+
+/* All parts: to write zeroes twice does no harm, the bios are not there. */
+static void zero_again(struct thin_work *work)
+{
+	struct part parts[2];
+	unsigned int i, nr = parts_of(work, zeroes_begin(work), work->vol->pool->block_sectors,
+				      parts);
+
+	for (i = 0; i < nr; i++)
+		zero_part(work, &parts[i]);
 }
 
 static void zero(struct thin_work *work, sector_t begin, sector_t end)
@@ -317,7 +351,7 @@ void thin_fill(struct thin_work *work)
 		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect),
 		     pool->block_sectors);
 	} else if (tt->origin_dev && begin < tt->origin_len) {
-		sector_t end = min(pool->block_sectors, tt->origin_len - begin);
+		sector_t end = zeroes_begin(work);
 
 		copy(work, tt->origin_dev->bdev, begin, end);
 		/* The rest reads as zeroes now; it must go on doing so, zeroing or not. */

@@ -106,6 +106,25 @@ def test_failed_first_write_leaks_nothing(rig, what):
     rig.stop(pool)
 
 
+@pytest.mark.parametrize("bs", [128, 16384])
+def test_device_that_cannot_zero_after_all(rig, bs):
+    """A loop device finds out on the first try that its file system cannot, while others are under way."""
+    data = rig.switch(64 * MIB)
+    pool = rig.pool(bs=bs, data=data)
+    thin = pool.thin(0)
+    data.suspend(noflush=True)  # what comes waits, with the limits that it found
+    jobs = [io.Job(io.fill, thin.path, n * pool.block + 8 * KIB, 4 * KIB, 1) for n in range(4)]
+    assert not jobs[0].done(1)
+    io.zeroout(data.lower.path, 63 * MIB, MIB)
+    data.resume()
+    for job in jobs:
+        job.result()
+    for n in range(4):
+        thin.verify_zero(n * pool.block, 8 * KIB)
+        thin.verify(n * pool.block + 8 * KIB, 4 * KIB, seed=1)
+        thin.verify_zero(n * pool.block + 12 * KIB, pool.block - 12 * KIB)
+
+
 @pytest.mark.improvement("B4")
 def test_interrupted_noflush_suspend(rig):
     data = rig.switch(64 * MIB)
