@@ -30,11 +30,22 @@ def _fio(bench, side, case, exact=False):
     )
 
 
+def _read_here_and_there(path, step):
+    """What a fresh device first answers late leaves fio with smaller batches for the rest of its run."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, 4 * KIB) as page:
+            for offset in range(0, os.lseek(fd, 0, os.SEEK_END), step):
+                os.preadv(fd, [page], offset)
+    finally:
+        os.close(fd)
+
+
 def rate(bench, side, case):
     """I/Os a second; what goes over the device once is flushed at the end, and that counts."""
-    if not case.once:
-        # What a fresh device first answers late leaves fio with smaller batches for the rest of its run.
-        fio.run(case.fio, side.thins, case.setup.block, bench.seconds / 4, engine=bench.engine)
+    if not case.once and not case.restored:
+        for thin in side.thins:
+            _read_here_and_there(str(thin), 32 * case.setup.block)
     job = _fio(bench, side, case)
     if not case.once:
         return job.rate
