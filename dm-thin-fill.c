@@ -5,10 +5,11 @@
  *
  * The bios of a work leave at most a head and a tail of the block; these are
  * filled while the bios are on their way.  A copy is one read and then one write
- * for each part, which the worker issues (thin_fill_go_on()).  kcopyd does what
- * is large, what is to be throttled, copies that find no memory here and zeroes
- * that the device makes by itself: it has a reserve, cuts into pieces and takes
- * its time, but each of its jobs goes through a thread of its own.
+ * for each part, which the worker issues (thin_fill_go_on()).  kcopyd copies what
+ * is large, what is to be throttled and what finds no memory here: it has a
+ * reserve, cuts into pieces and takes its time, but each of its jobs passes through
+ * its thread more than once.  It zeroes everything, beside the worker rather than
+ * in it; only where the device refuses are zeroes written from here.
  *
  * Invariants: whatever is started here counts as one I/O of its work, which ends
  * by thin_provision_fill_done(); buffers belong to their copy until then.  The
@@ -174,15 +175,9 @@ static void zero_again(struct thin_work *work)
 static void zero(struct thin_work *work, sector_t begin, sector_t end)
 {
 	struct part parts[2];
-	unsigned int i, nr = parts_of(work, begin, end, parts);
+	unsigned int nr = parts_of(work, begin, end, parts);
 
-	if (end - begin > MAX_PART || is_throttled() ||
-	    bdev_write_zeroes_sectors(work->vol->pool->data_bdev)) {
-		by_kcopyd(work, NULL, 0, parts, nr);
-		return;
-	}
-	for (i = 0; i < nr; i++)
-		zero_part(work, &parts[i]);
+	by_kcopyd(work, NULL, 0, parts, nr);
 }
 
 /* ---- copies ---- */
