@@ -26,12 +26,10 @@
 DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
 					    "Share of the time, in percent, for copies and zeroes");
 
-/* More in one part is kcopyd's. */
-#define MAX_PART		((512U << 10) >> SECTOR_SHIFT)
+/* Copies of more are kcopyd's. */
+#define MAX_COPY		((512U << 10) >> SECTOR_SHIFT)
 /* So is what would take more than this for buffers, in all copies of a pool. */
 #define MAX_BUFFERS		((8U << 20) >> SECTOR_SHIFT)
-/* A page of zeroes is the contents of many vectors, a larger buffer of few. */
-#define ZEROES_ORDER		4
 
 struct part {
 	sector_t from;
@@ -40,7 +38,9 @@ struct part {
 
 /*
  * One copy: the sectors from @begin on of the block are read to @pages; the @nr
- * parts of them are written.
+ * parts of them are written.  @list is under vol->lock.  @status is the read's
+ * until the worker has it, then any failed write's; who brings @pending to zero
+ * reads it.
  */
 struct thin_copy {
 	struct list_head list;
@@ -133,7 +133,7 @@ static void zeroed(struct bio *bio)
 static void zero_part(struct thin_work *work, const struct part *part)
 {
 	struct pool *pool = work->vol->pool;
-	sector_t most = (PAGE_SIZE << ZEROES_ORDER) >> SECTOR_SHIFT, at = part->from;
+	sector_t most = PAGE_SECTORS, at = part->from;
 
 	while (at < part->to) {
 		sector_t end = min(part->to, at + most * BIO_MAX_VECS);
@@ -145,7 +145,7 @@ static void zero_part(struct thin_work *work, const struct part *part)
 		bio->bi_end_io = zeroed;
 		set_urgency(bio, work);
 		for (; at < end; at += min(end - at, most))
-			__bio_add_page(bio, pool->zeroes, min(end - at, most) << SECTOR_SHIFT, 0);
+			__bio_add_page(bio, ZERO_PAGE(0), min(end - at, most) << SECTOR_SHIFT, 0);
 		atomic_inc(&work->pending);
 		submit_bio(bio);
 	}
@@ -292,7 +292,7 @@ static void copy(struct thin_work *work, struct block_device *bdev, sector_t sec
 	struct part parts[2];
 	unsigned int nr = parts_of(work, 0, end, parts);
 
-	if (nr && (end > MAX_PART || is_throttled() || 
+	if (nr && (end > MAX_COPY || is_throttled() || 
 		   !start_copy(work, bdev, sector, end, parts, nr)))
 		by_kcopyd(work, bdev, sector, parts, nr);
 }
@@ -368,12 +368,8 @@ int thin_fill_init(struct pool *pool)
 
 	if (r)
 		return r;
-	pool->zeroes = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, ZEROES_ORDER);
-	r = pool->zeroes ? 0 : -ENOMEM;
-	if (!r) {
-		pool->copier = dm_kcopyd_client_create(&dm_kcopyd_throttle);
-		r = PTR_ERR_OR_ZERO(pool->copier);
-	}
+	pool->copier = dm_kcopyd_client_create(&dm_kcopyd_throttle);
+	r = PTR_ERR_OR_ZERO(pool->copier);
 	if (r) {
 		pool->copier = NULL;
 		thin_fill_exit(pool);
@@ -389,7 +385,5 @@ void thin_fill_exit(struct pool *pool)
 {
 	if (pool->copier)
 		dm_kcopyd_client_destroy(pool->copier);
-	if (pool->zeroes)
-		__free_pages(pool->zeroes, ZEROES_ORDER);
 	bioset_exit(&pool->fill_bios);
 }

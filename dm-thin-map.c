@@ -21,17 +21,6 @@ static bool block_exists(struct pool *pool, u64 block)
 	return false;
 }
 
-static void set_target(struct pool *pool, struct bio *bio, u64 block)
-{
-	sector_t sector = bio->bi_iter.bi_sector;
-	sector_t offset = pool->block_shift >= 0 ?
-			  sector & (pool->block_sectors - 1) :
-			  sector - pool_block_sector(pool, pool_block(pool, sector));
-
-	bio_set_dev(bio, pool->data_bdev);
-	bio->bi_iter.bi_sector = pool_block_sector(pool, block) + offset;
-}
-
 /*
  * Point a bio at its data block.  A FUA write promises that its mapping is
  * durable too: with uncommitted changes it becomes a plain write that waits
@@ -50,7 +39,7 @@ static bool remap(struct thin_target *tt, struct bio *bio, u64 block)
 			bio->bi_opf &= ~REQ_FUA;
 		}
 	}
-	set_target(vol->pool, bio, block);
+	pool_point_bio(vol->pool, bio, block);
 	return true;
 }
 

@@ -22,13 +22,6 @@
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
 
-static sector_t offset_in_block(struct pool *pool, struct bio *bio)
-{
-	sector_t sector = bio->bi_iter.bi_sector;
-
-	return sector - pool_block_sector(pool, pool_block(pool, sector));
-}
-
 /* ---- the beginning ---- */
 
 /**
@@ -61,7 +54,7 @@ bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 e
 	work->expect = expect;
 	bio_list_init(&work->bios);
 	bio_list_add(&work->bios, bio);
-	work->from = offset_in_block(vol->pool, bio);
+	work->from = pool_block_offset(vol->pool, bio->bi_iter.bi_sector);
 	work->to = work->from + bio_sectors(bio);
 	init_llist_head(&work->ended);
 	work->urgency = bio->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_META | REQ_PRIO);
@@ -105,7 +98,8 @@ bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works)
 	/* Zeroes may fail for reasons that are no fault of the writes beside them. */
 	if (bio_op(bio) != REQ_OP_WRITE || bio_op(work->bios.tail) != REQ_OP_WRITE)
 		return false;
-	if (work->busy.begin != vblock || offset_in_block(work->vol->pool, bio) != work->to)
+	if (work->busy.begin != vblock ||
+	    pool_block_offset(work->vol->pool, bio->bi_iter.bi_sector) != work->to)
 		return false;
 	bio_list_add(&work->bios, bio);
 	work->to += bio_sectors(bio);
@@ -209,7 +203,6 @@ static void issue(struct thin_work *work, struct bio *bio)
 {
 	struct pool *pool = work->vol->pool;
 	struct thin_bio *tb = thin_bio(bio);
-	sector_t offset = offset_in_block(pool, bio);
 
 	tb->work = work;
 	if (bio->bi_opf & REQ_FUA) {
@@ -217,8 +210,7 @@ static void issue(struct thin_work *work, struct bio *bio)
 		tb->durable = true;
 		bio->bi_opf &= ~REQ_FUA;
 	}
-	bio_set_dev(bio, pool->data_bdev);
-	bio->bi_iter.bi_sector = pool_block_sector(pool, work->block) + offset;
+	pool_point_bio(pool, bio, work->block);
 	atomic_inc(&work->pending);
 	dm_submit_bio_remap(bio, NULL);
 }

@@ -142,8 +142,7 @@ struct thin_counters {
  * @discard_mempool: struct thin_discard
  * @copier: kcopyd's client
  * @fill_bios: for copies and zeroes without it
- * @zeroes: a buffer of them
- * @fill_sectors: buffers of copies in progress
+ * @fill_sectors: taken by the buffers of copies in progress; a bound, not exact
  * @commit_wq: runs commits, the waker and the timer
  * @commit_work: commits what bios or others asked for
  * @waker: once a second while the pool is resumed
@@ -218,7 +217,6 @@ struct pool {
 	/* dm-thin-fill.c */
 	struct dm_kcopyd_client *copier;
 	struct bio_set fill_bios;
-	struct page *zeroes;
 	atomic_t fill_sectors;
 
 	/* dm-thin-commit.c */
@@ -302,7 +300,7 @@ struct pool_target {
  * @nr_busy: how many; written by the worker
  * @idle: woken when there are none
  * @done: works whose I/O has ended; lock
- * @copies: those that have been read; lock
+ * @copies: copies of blocks that have been read; lock
  * @discards: discards in progress; worker only
  * @work: the worker
  * @rcu: for an epoch
@@ -399,8 +397,8 @@ struct thin_busy {
  * @pending: I/Os in flight, and one for who starts them
  * @urgency: their flags that say how urgent they are
  * @ioprio: their priority
- * @failed: one of them has failed
- * @fill_failed: a zeroing or copying has
+ * @failed: one of them has failed; set in any context, read when nothing is pending
+ * @fill_failed: a zeroing or copying has; likewise
  */
 struct thin_work {
 	struct thin_busy busy;
@@ -484,6 +482,22 @@ static inline u64 pool_block(const struct pool *pool, sector_t sector)
 static inline sector_t pool_block_sector(const struct pool *pool, u64 block)
 {
 	return pool->block_shift >= 0 ? block << pool->block_shift : block * pool->block_sectors;
+}
+
+/* Sectors from the beginning of the block that a sector lies in. */
+static inline sector_t pool_block_offset(const struct pool *pool, sector_t sector)
+{
+	return pool->block_shift >= 0 ? sector & (pool->block_sectors - 1) :
+					sector - pool_block_sector(pool, pool_block(pool, sector));
+}
+
+/* Point a bio, its sector relative to the target, at a data block. */
+static inline void pool_point_bio(struct pool *pool, struct bio *bio, u64 block)
+{
+	sector_t offset = pool_block_offset(pool, bio->bi_iter.bi_sector);
+
+	bio_set_dev(bio, pool->data_bdev);
+	bio->bi_iter.bi_sector = pool_block_sector(pool, block) + offset;
 }
 
 /*
