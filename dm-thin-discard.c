@@ -79,7 +79,6 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 {
 	struct pool *pool = vol->pool;
 	struct thin_discard *d;
-	struct thin_busy *busy;
 	u64 begin, end;
 
 	if (!can_unmap(pool) || !thin_whole_blocks(pool, bio, &begin, &end)) {
@@ -90,17 +89,15 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 		thin_vol_hold_fenced(vol, bio);
 		return true;
 	}
-	busy = thin_busy_find(vol, begin, end);
-	if (busy) {
-		bio_list_add(&busy->waiters, bio);
-		return true;
-	}
 	d = mempool_alloc(&pool->discard_mempool, GFP_NOWAIT);
 	if (!d)
 		return false;
 	d->bio = bio;
 	d->next = begin;
-	thin_busy_add(vol, &d->busy, begin, end);
+	if (!thin_busy_claim(vol, &d->busy, begin, end, bio)) {
+		mempool_free(d, &pool->discard_mempool);
+		return true;
+	}
 	list_add_tail(&d->list, &vol->discards);
 	thin_vol_kick(vol);
 	return true;

@@ -4,23 +4,23 @@
  * copy of what was there before.
  *
  * The bios of a work leave at most a head and a tail of the block; these are
- * filled while the bios are on their way.  A copy is one read and then one write
- * for each part, which the worker issues (thin_fill_go_on()).  kcopyd copies what
- * is large, what is to be throttled and what finds no memory here: it has a
- * reserve, cuts into pieces and takes its time, but each of its jobs passes through
- * its thread more than once.  It zeroes everything, beside the worker rather than
- * in it; only where the device refuses are zeroes written from here.
+ * filled on pool->fill_wq while the bios are on their way, by as many threads as
+ * there are processors.  A copy is one read and then one write for each part.
+ * kcopyd does what is large, what is to be throttled and what finds no memory here:
+ * it has a reserve, cuts into pieces and takes its time, but each of its jobs passes
+ * through its one thread more than once.
  *
  * Invariants: whatever is started here counts as one I/O of its work, which ends
- * by thin_provision_fill_done(); buffers belong to their copy until then.  The
- * worker sleeps only for bios that go to the data device, which come back by
- * themselves; a read of an external origin may need the worker first.
+ * by thin_provision_fill_done(); buffers belong to their copy until then.  Who sleeps
+ * here does so for bios that go to the data device, which come back by themselves;
+ * a read of an external origin may need a worker first.
  */
 #include "dm-thin.h"
 
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 DECLARE_DM_KCOPYD_THROTTLE_WITH_MODULE_PARM(snapshot_copy_throttle,
@@ -38,18 +38,17 @@ struct part {
 
 /*
  * One copy: the sectors from @begin on of the block are read to @pages; the @nr
- * parts of them are written.  @list is under vol->lock.  @status is the read's
- * until the worker has it, then any failed write's; who brings @pending to zero
- * reads it.
+ * parts of them are written by @writes.  @status is the read's until it has ended,
+ * then any failed write's; who brings @pending to zero reads it.
  */
 struct thin_copy {
-	struct list_head list;
+	struct work_struct write;
 	struct thin_work *work;
 	struct page *pages;
 	unsigned int order;
 	sector_t begin;
 	unsigned int nr;
-	struct part parts[2];
+	struct bio *writes[2];
 	atomic_t pending;
 	blk_status_t status;
 };
@@ -77,6 +76,44 @@ static sector_t new_sector(const struct thin_work *work, sector_t offset)
 	return pool_block_sector(work->vol->pool, work->block) + offset;
 }
 
+/* Where the old contents of a block are, and how many sectors; NULL when it has none. */
+static struct block_device *source_of(const struct thin_work *work, sector_t *sector,
+				      sector_t *len)
+{
+	const struct thin_target *tt = work->tt;
+	struct pool *pool = tt->pool;
+
+	*len = pool->block_sectors;
+	if (work->expect != THIN_EXPECT_HOLE) {
+		*sector = pool_block_sector(pool, work->expect);
+		return pool->data_bdev;
+	}
+	*sector = pool_block_sector(pool, work->busy.begin);
+	if (tt->origin_dev && *sector < tt->origin_len) {
+		*len = min(*len, tt->origin_len - *sector);
+		return tt->origin_dev->bdev;
+	}
+	*len = 0;
+	return NULL;
+}
+
+/* First sector that must become zero, if the bios leave it; the block's end when none must. */
+static sector_t zeroes_begin(const struct thin_work *work)
+{
+	struct pool *pool = work->vol->pool;
+	sector_t sector, len;
+
+	/* Behind an external origin it reads as zeroes, and must go on doing so. */
+	if (source_of(work, &sector, &len) || pool->features.zero_new_blocks)
+		return len;
+	return pool->block_sectors;
+}
+
+static unsigned int zero_parts(const struct thin_work *work, struct part *parts)
+{
+	return parts_of(work, zeroes_begin(work), work->vol->pool->block_sectors, parts);
+}
+
 /* It serves the bios, and is as urgent as they are. */
 static void set_urgency(struct bio *bio, const struct thin_work *work)
 {
@@ -91,13 +128,24 @@ static void kcopyd_done(int read_err, unsigned long write_err, void *context)
 	thin_provision_fill_done(context, read_err || write_err);
 }
 
-static void zero_again(struct thin_work *work);
+static void queue_fill(struct thin_work *work)
+{
+	atomic_inc(&work->pending);
+	if (!queue_work(work->vol->pool->fill_wq, &work->fill))
+		thin_provision_fill_done(work, false);
+}
 
 /* A device may claim that it can zero by itself until it is asked to: then it is written to. */
+static void refused_zeroes(struct thin_work *work)
+{
+	WRITE_ONCE(work->refused_zeroes, true);
+	queue_fill(work);
+}
+
 static void kcopyd_zeroed(int read_err, unsigned long write_err, void *context)
 {
 	if (write_err)
-		zero_again(context);
+		refused_zeroes(context);
 	thin_provision_fill_done(context, false);
 }
 
@@ -124,60 +172,55 @@ static void by_kcopyd(struct thin_work *work, struct block_device *bdev, sector_
 static void zeroed(struct bio *bio)
 {
 	struct thin_work *work = bio->bi_private;
-	bool failed = bio->bi_status;
+	bool refused = bio->bi_status && bio_op(bio) == REQ_OP_WRITE_ZEROES;
+	bool failed = bio->bi_status && !refused;
 
 	bio_put(bio);
+	if (refused)
+		refused_zeroes(work);
 	thin_provision_fill_done(work, failed);
 }
 
-static void zero_part(struct thin_work *work, const struct part *part)
+/* Zeroes from @at up to @end, or as many as a bio holds. */
+static struct bio *zero_bio(struct thin_work *work, sector_t at, sector_t end, enum req_op op)
 {
 	struct pool *pool = work->vol->pool;
-	sector_t most = PAGE_SECTORS, at = part->from;
+	const sector_t most = PAGE_SECTORS;
+	unsigned int nr = min_t(sector_t, DIV_ROUND_UP(end - at, most), BIO_MAX_VECS);
+	struct bio *bio = bio_alloc_bioset(pool->data_bdev, op == REQ_OP_WRITE ? nr : 0, op,
+					   GFP_NOIO, &pool->fill_bios);
 
-	while (at < part->to) {
-		sector_t end = min(part->to, at + most * BIO_MAX_VECS);
-		struct bio *bio = bio_alloc_bioset(pool->data_bdev, DIV_ROUND_UP(end - at, most),
-						   REQ_OP_WRITE, GFP_NOIO, &pool->fill_bios);
-
-		bio->bi_iter.bi_sector = new_sector(work, at);
-		bio->bi_private = work;
-		bio->bi_end_io = zeroed;
-		set_urgency(bio, work);
-		for (; at < end; at += min(end - at, most))
-			__bio_add_page(bio, ZERO_PAGE(0), min(end - at, most) << SECTOR_SHIFT, 0);
-		atomic_inc(&work->pending);
-		submit_bio(bio);
+	bio->bi_iter.bi_sector = new_sector(work, at);
+	bio->bi_private = work;
+	bio->bi_end_io = zeroed;
+	set_urgency(bio, work);
+	if (op == REQ_OP_WRITE_ZEROES) {
+		bio->bi_iter.bi_size = (end - at) << SECTOR_SHIFT;
+		return bio;
 	}
+	for (; nr--; at += min(end - at, most))
+		__bio_add_page(bio, ZERO_PAGE(0), min(end - at, most) << SECTOR_SHIFT, 0);
+	return bio;
 }
 
-/* Where the zeroes of a hole's new block begin: behind the end of an external origin. */
-static sector_t zeroes_begin(const struct thin_work *work)
+/* After a refusal all parts once more: that does no harm, the bios are not there. */
+static void zero(struct thin_work *work, const struct part *parts, unsigned int nr)
 {
-	const struct thin_target *tt = work->tt;
-	sector_t begin = pool_block_sector(work->vol->pool, work->busy.begin);
+	bool can_zero = !READ_ONCE(work->refused_zeroes) &&
+			bdev_write_zeroes_sectors(work->vol->pool->data_bdev);
 
-	return tt->origin_dev && begin < tt->origin_len ?
-		       min(work->vol->pool->block_sectors, tt->origin_len - begin) : 0;
-}
+	for (; nr--; parts++) {
+		sector_t at = parts->from;
 
-/* All parts: to write zeroes twice does no harm, the bios are not there. */
-static void zero_again(struct thin_work *work)
-{
-	struct part parts[2];
-	unsigned int i, nr = parts_of(work, zeroes_begin(work), work->vol->pool->block_sectors,
-				      parts);
+		while (at < parts->to) {
+			struct bio *bio = zero_bio(work, at, parts->to,
+						   can_zero ? REQ_OP_WRITE_ZEROES : REQ_OP_WRITE);
 
-	for (i = 0; i < nr; i++)
-		zero_part(work, &parts[i]);
-}
-
-static void zero(struct thin_work *work, sector_t begin, sector_t end)
-{
-	struct part parts[2];
-	unsigned int nr = parts_of(work, begin, end, parts);
-
-	by_kcopyd(work, NULL, 0, parts, nr);
+			at += bio_sectors(bio);
+			atomic_inc(&work->pending);
+			submit_bio(bio);
+		}
+	}
 }
 
 /* ---- copies ---- */
@@ -187,14 +230,22 @@ static int buffer_sectors(const struct thin_copy *copy)
 	return (PAGE_SIZE << copy->order) >> SECTOR_SHIFT;
 }
 
+static void free_copy(struct thin_copy *copy)
+{
+	while (copy->nr)
+		bio_put(copy->writes[--copy->nr]);
+	if (copy->pages)
+		__free_pages(copy->pages, copy->order);
+	kfree(copy);
+}
+
 static void end_copy(struct thin_copy *copy)
 {
 	struct thin_work *work = copy->work;
 	bool failed = copy->status;
 
 	atomic_sub(buffer_sectors(copy), &work->vol->pool->fill_sectors);
-	__free_pages(copy->pages, copy->order);
-	kfree(copy);
+	free_copy(copy);
 	thin_provision_fill_done(work, failed);
 }
 
@@ -204,30 +255,40 @@ static void copy_written(struct bio *bio)
 
 	if (bio->bi_status)
 		WRITE_ONCE(copy->status, bio->bi_status);
-	bio_put(bio);
 	if (atomic_dec_and_test(&copy->pending))
 		end_copy(copy);
+}
+
+static void write_copy(struct work_struct *ws)
+{
+	struct thin_copy *copy = container_of(ws, struct thin_copy, write);
+	unsigned int i, nr = copy->nr;
+
+	atomic_set(&copy->pending, nr);
+	for (i = 0; i < nr; i++)
+		submit_bio(copy->writes[i]);
 }
 
 static void copy_read(struct bio *bio)
 {
 	struct thin_copy *copy = bio->bi_private;
-	struct thin_vol *vol = copy->work->vol;
-	unsigned long flags;
 
 	copy->status = bio->bi_status;
 	bio_put(bio);
-	spin_lock_irqsave(&vol->lock, flags);
-	list_add_tail(&copy->list, &vol->copies);
-	thin_vol_kick(vol);
-	spin_unlock_irqrestore(&vol->lock, flags);
+	if (copy->status)
+		end_copy(copy);
+	else if (in_task() && !irqs_disabled() && current->bio_list)
+		/* The device has answered at once.  What is submitted now waits in a list. */
+		write_copy(&copy->write);
+	else
+		queue_work(copy->work->vol->pool->fill_wq, &copy->write);
 }
 
 static struct bio *copy_bio(struct thin_copy *copy, struct block_device *bdev, sector_t sector,
-			    const struct part *part, blk_opf_t opf, gfp_t gfp)
+			    const struct part *part, blk_opf_t opf)
 {
 	unsigned int offset = (part->from - copy->begin) << SECTOR_SHIFT;
-	struct bio *bio = bio_alloc_bioset(bdev, 1, opf, gfp,
+	struct bio *bio = bio_alloc_bioset(bdev, 1, opf, GFP_NOWAIT | __GFP_NOWARN,
 					   &copy->work->vol->pool->fill_bios);
 
 	if (!bio)
@@ -235,14 +296,15 @@ static struct bio *copy_bio(struct thin_copy *copy, struct block_device *bdev, s
 	set_urgency(bio, copy->work);
 	bio->bi_iter.bi_sector = sector;
 	bio->bi_private = copy;
+	bio->bi_end_io = opf == REQ_OP_READ ? copy_read : copy_written;
 	__bio_add_page(bio, copy->pages + (offset >> PAGE_SHIFT),
 		       (part->to - part->from) << SECTOR_SHIFT, offset_in_page(offset));
 	return bio;
 }
 
-/* Return: false when there is no memory, or enough of it is in use. */
-static bool start_copy(struct thin_work *work, struct block_device *bdev, sector_t sector,
-		       sector_t end, const struct part *parts, unsigned int nr)
+/* Return: false when it is too much, or there is no memory. */
+static bool copy(struct thin_work *work, struct block_device *bdev, sector_t sector,
+		 sector_t end, const struct part *parts, unsigned int nr)
 {
 	struct pool *pool = work->vol->pool;
 	sector_t unit = bdev_logical_block_size(bdev) >> SECTOR_SHIFT;
@@ -256,104 +318,96 @@ static bool start_copy(struct thin_work *work, struct block_device *bdev, sector
 	struct thin_copy *copy;
 	struct bio *bio;
 
-	copy = kmalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
+	if (whole.to - whole.from > MAX_COPY)
+		return false;
+	copy = kzalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
 	if (!copy)
 		return false;
-	copy->order = get_order((whole.to - whole.from) << SECTOR_SHIFT);
-	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) > MAX_BUFFERS)
-		goto free_copy;
-	copy->pages = alloc_pages(gfp, copy->order);
-	if (!copy->pages)
-		goto free_copy;
+	INIT_WORK(&copy->write, write_copy);
 	copy->work = work;
 	copy->begin = whole.from;
-	copy->nr = nr;
-	memcpy(copy->parts, parts, nr * sizeof(*parts));
-	bio = copy_bio(copy, bdev, sector + whole.from, &whole, REQ_OP_READ,
-		       GFP_NOWAIT | __GFP_NOWARN);
+	copy->order = get_order((whole.to - whole.from) << SECTOR_SHIFT);
+	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) > MAX_BUFFERS)
+		goto no_memory;
+	copy->pages = alloc_pages(gfp, copy->order);
+	if (!copy->pages)
+		goto no_memory;
+	for (; copy->nr < nr; copy->nr++, parts++) {
+		bio = copy_bio(copy, pool->data_bdev, new_sector(work, parts->from), parts,
+			       REQ_OP_WRITE);
+		if (!bio)
+			goto no_memory;
+		copy->writes[copy->nr] = bio;
+	}
+	bio = copy_bio(copy, bdev, sector + whole.from, &whole, REQ_OP_READ);
 	if (!bio)
-		goto free_pages;
+		goto no_memory;
 
 	atomic_add(buffer_sectors(copy), &pool->fill_sectors);
 	atomic_inc(&work->pending);
-	bio->bi_end_io = copy_read;
 	submit_bio(bio);
 	return true;
 
-free_pages:
-	__free_pages(copy->pages, copy->order);
-free_copy:
-	kfree(copy);
+no_memory:
+	free_copy(copy);
 	return false;
 }
 
-static void copy(struct thin_work *work, struct block_device *bdev, sector_t sector, sector_t end)
-{
-	struct part parts[2];
-	unsigned int nr = parts_of(work, 0, end, parts);
-
-	if (nr && (end > MAX_COPY || is_throttled() || 
-		   !start_copy(work, bdev, sector, end, parts, nr)))
-		by_kcopyd(work, bdev, sector, parts, nr);
-}
+/* ---- both ---- */
 
 /**
- * thin_fill_go_on - write what copies have read
- * @vol: volume; called by its worker
+ * thin_fill_now - give a new block what its bios leave of it
+ * @ws: of its work, on pool->fill_wq
+ *
+ * Runs again when the data device has refused to zero.
  */
-void thin_fill_go_on(struct thin_vol *vol)
+void thin_fill_now(struct work_struct *ws)
 {
-	struct thin_copy *copy, *tmp;
-	LIST_HEAD(copies);
-	unsigned int i;
+	struct thin_work *work = container_of(ws, struct thin_work, fill);
+	unsigned int nr, noio = memalloc_noio_save();
+	bool again = READ_ONCE(work->refused_zeroes);
+	struct block_device *bdev;
+	sector_t sector, len;
+	struct part parts[2];
 
-	spin_lock_irq(&vol->lock);
-	list_splice_init(&vol->copies, &copies);
-	spin_unlock_irq(&vol->lock);
+	/* From now on it is settled what the bios write. */
+	spin_lock_irq(&work->vol->lock);
+	work->to_fill = false;
+	work->busy.open = false;
+	spin_unlock_irq(&work->vol->lock);
 
-	list_for_each_entry_safe(copy, tmp, &copies, list) {
-		if (copy->status) {
-			end_copy(copy);
-			continue;
-		}
-		atomic_set(&copy->pending, 1);
-		for (i = 0; i < copy->nr; i++) {
-			struct part *part = &copy->parts[i];
-			struct bio *bio = copy_bio(copy, vol->pool->data_bdev,
-						   new_sector(copy->work, part->from), part,
-						   REQ_OP_WRITE, GFP_NOIO);
-
-			bio->bi_end_io = copy_written;
-			atomic_inc(&copy->pending);
-			submit_bio(bio);
-		}
-		if (atomic_dec_and_test(&copy->pending))
-			end_copy(copy);
-	}
+	bdev = source_of(work, &sector, &len);
+	nr = parts_of(work, 0, len, parts);
+	if (nr && !again && (is_throttled() || !copy(work, bdev, sector, len, parts, nr)))
+		by_kcopyd(work, bdev, sector, parts, nr);
+	nr = zero_parts(work, parts);
+	if (is_throttled() && !again)
+		by_kcopyd(work, NULL, 0, parts, nr);
+	else
+		zero(work, parts, nr);
+	thin_provision_fill_done(work, false);
+	memalloc_noio_restore(noio);
 }
 
 /**
- * thin_fill - give a new block what its bios leave of it
- * @work: block, bios' sectors and what it replaces are known; called by the worker
+ * thin_fill - have a new block filled, if it needs that
+ * @work: has a block; its first bios' sectors and what it replaces are known
+ *
+ * Opens it to further writes.  Any context.
  */
 void thin_fill(struct thin_work *work)
 {
-	struct thin_target *tt = work->tt;
-	struct pool *pool = work->vol->pool;
-	sector_t begin = pool_block_sector(pool, work->busy.begin);
+	sector_t sector, len;
+	struct part parts[2];
+	bool fill;
 
-	if (work->expect != THIN_EXPECT_HOLE) {
-		copy(work, pool->data_bdev, pool_block_sector(pool, work->expect),
-		     pool->block_sectors);
-	} else if (tt->origin_dev && begin < tt->origin_len) {
-		sector_t end = zeroes_begin(work);
-
-		copy(work, tt->origin_dev->bdev, begin, end);
-		/* The rest reads as zeroes now; it must go on doing so, zeroing or not. */
-		zero(work, end, pool->block_sectors);
-	} else if (pool->features.zero_new_blocks) {
-		zero(work, 0, pool->block_sectors);
-	}
+	source_of(work, &sector, &len);
+	fill = parts_of(work, 0, len, parts) || zero_parts(work, parts);
+	work->to_fill = fill;
+	/* Who joins sees all that came before; from here on others change it. */
+	smp_store_release(&work->busy.open, true);
+	if (fill)
+		queue_fill(work);
 }
 
 /**
@@ -368,6 +422,12 @@ int thin_fill_init(struct pool *pool)
 
 	if (r)
 		return r;
+	pool->fill_wq = alloc_workqueue("dm-thin-fill", WQ_MEM_RECLAIM | WQ_UNBOUND,
+					num_possible_cpus());
+	if (!pool->fill_wq) {
+		thin_fill_exit(pool);
+		return -ENOMEM;
+	}
 	pool->copier = dm_kcopyd_client_create(&dm_kcopyd_throttle);
 	r = PTR_ERR_OR_ZERO(pool->copier);
 	if (r) {
@@ -385,5 +445,7 @@ void thin_fill_exit(struct pool *pool)
 {
 	if (pool->copier)
 		dm_kcopyd_client_destroy(pool->copier);
+	if (pool->fill_wq)
+		destroy_workqueue(pool->fill_wq);
 	bioset_exit(&pool->fill_bios);
 }

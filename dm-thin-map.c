@@ -3,8 +3,9 @@
  * Road 1: bios whose block is mapped, and the fork to the other roads.
  *
  * map() tries without blocking, for as many blocks as are contiguous on the data
- * device; what it cannot answer goes to the volume's worker, a block at a time,
- * which looks again with all the time it needs.
+ * device.  A write that needs a new block may get one there (dm-thin-front.c); what
+ * else it cannot answer goes to the volume's worker, a block at a time, which looks
+ * again with all the time it needs.
  *
  * The epoch is entered before the lookup and left when the bio's I/O has
  * ended (thin_end_io()), so that the block found stays what it is.
@@ -150,6 +151,12 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 		thin_count(vol, write ? THIN_WRITE_HIT : THIN_READ_HIT);
 		trace_thin_hit(vol, vblock, map.block, len);
 		return DM_MAPIO_REMAPPED;
+	}
+	if (bio_op(bio) == REQ_OP_WRITE && (!r || r == -ENODATA) &&
+	    !(bio->bi_opf & REQ_NOWAIT && nr > 1)) {
+		accept(pool, bio, vblock + 1);
+		r = thin_front_write(tt, bio, vblock, r ? THIN_EXPECT_HOLE : map.block);
+		return r >= 0 ? r : defer(vol, bio, vblock, thin_vol_defer);
 	}
 	thin_epoch_leave(vol, tb);
 	if (r == -ENODATA && (!write || is_zeroed_hole(tt, bio)))
@@ -320,6 +327,105 @@ static bool take_over(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 blo
 	return true;
 }
 
+/* What a lookup that has failed says of a bio, which is inside the epoch. */
+static void lookup_failed(struct thin_vol *vol, struct bio *bio, u64 vblock, int error)
+{
+	thin_epoch_leave(vol, thin_bio(bio));
+	DMERR_LIMIT("%s: lookup of block %llu of device %u failed: error = %d",
+		    dm_device_name(vol->pool->md), vblock, vol->id, error);
+	thin_end_bio(bio, BLK_STS_IOERR);
+}
+
+static void map_read(struct thin_vol *vol, struct bio *bio, u64 vblock)
+{
+	struct thin_bio *tb = thin_bio(bio);
+	struct thin_map map;
+	int r;
+
+	thin_epoch_enter(vol, tb);
+	r = thin_dev_find(vol->td, vblock, true, &map);
+	if (!r) {
+		issue(tb->tt, bio, map.block);
+	} else if (r == -ENODATA) {
+		thin_epoch_leave(vol, tb);
+		if (remap_hole(tb->tt, bio))
+			dm_submit_bio_remap(bio, NULL);
+		else
+			bio_endio(bio);
+	} else {
+		lookup_failed(vol, bio, vblock, r);
+	}
+}
+
+/*
+ * A write to a block that is claimed, so that nobody else changes where it is
+ * mapped to.  Returns true when it needs a new block in place of @expect; it is
+ * inside the epoch then, and otherwise on its way.
+ */
+static bool needs_block(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 *expect)
+{
+	struct pool *pool = vol->pool;
+	struct thin_bio *tb = thin_bio(bio);
+	struct thin_map map;
+	int r;
+
+	if (!thin_epoch_enter_write(vol, tb)) {
+		thin_vol_hold_fenced(vol, bio);
+		return false;
+	}
+	r = thin_dev_find(vol->td, vblock, true, &map);
+	if (r && r != -ENODATA) {
+		lookup_failed(vol, bio, vblock, r);
+		return false;
+	}
+	if (r && is_zeroed_hole(tb->tt, bio)) {
+		thin_epoch_leave(vol, tb);
+		bio_endio(bio);
+		return false;
+	}
+	if (!r && !map.shared) {
+		issue(tb->tt, bio, map.block);
+		return false;
+	}
+	if (!r && !block_exists(pool, map.block)) {
+		thin_epoch_leave(vol, tb);
+		thin_end_bio(bio, BLK_STS_IOERR);
+		return false;
+	}
+	if (!r && take_over(vol, bio, vblock, map.block))
+		return false;
+	if (pool_mode(pool) != PM_WRITE) {
+		thin_epoch_leave(vol, tb);
+		if (!refuse_write(vol, bio))
+			thin_vol_defer(vol, bio);
+		return false;
+	}
+	*expect = r ? THIN_EXPECT_HOLE : map.block;
+	return true;
+}
+
+static bool map_write(struct thin_vol *vol, struct bio *bio, u64 vblock, struct list_head *works)
+{
+	struct thin_work *work;
+	u64 expect;
+
+	if (thin_provision_join(bio, vblock, works))
+		return true;
+	/* Not even a lookup for what may have to come again. */
+	if (READ_ONCE(vol->nr_busy) >= THIN_MAX_WORKS)
+		return false;
+	work = thin_work_create(bio);
+	if (!work)
+		return false;
+	if (!thin_busy_claim(vol, &work->busy, vblock, vblock + 1, bio))
+		thin_work_free(work);
+	else if (needs_block(vol, bio, vblock, &expect))
+		thin_provision_add(work, bio, expect, works);
+	else
+		thin_work_drop(work);
+	return true;
+}
+
 /**
  * thin_map_deferred - send a bio down its road, in the worker
  * @vol: volume
@@ -331,72 +437,16 @@ static bool take_over(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 blo
  */
 bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works)
 {
-	struct pool *pool = vol->pool;
-	struct thin_bio *tb = thin_bio(bio);
-	u64 vblock = pool_block(pool, bio->bi_iter.bi_sector);
-	bool write = op_is_write(bio_op(bio));
-	struct thin_busy *busy;
-	struct thin_map map;
-	int r;
+	u64 vblock = pool_block(vol->pool, bio->bi_iter.bi_sector);
 
-	if (pool_mode(pool) == PM_FAIL) {
-		thin_end_bio(bio, pool_error_status(pool));
+	if (pool_mode(vol->pool) == PM_FAIL) {
+		thin_end_bio(bio, pool_error_status(vol->pool));
 		return true;
 	}
-	if (tb->unmaps)
+	if (thin_bio(bio)->unmaps)
 		return thin_discard_begin(vol, bio);
-
-	if (write) {
-		if (thin_provision_join(bio, vblock, works))
-			return true;
-		busy = thin_busy_find(vol, vblock, vblock + 1);
-		if (busy) {
-			bio_list_add(&busy->waiters, bio);
-			return true;
-		}
-		/* Not even a lookup for what may have to come again. */
-		if (vol->nr_busy >= THIN_MAX_WORKS)
-			return false;
-	}
-
-	if (!write) {
-		thin_epoch_enter(vol, tb);
-	} else if (!thin_epoch_enter_write(vol, tb)) {
-		thin_vol_hold_fenced(vol, bio);
-		return true;
-	}
-	r = thin_dev_find(vol->td, vblock, true, &map);
-	if (!r && !(write && map.shared)) {
-		issue(tb->tt, bio, map.block);
-		return true;
-	}
-	if (r == -ENODATA && (!write || is_zeroed_hole(tb->tt, bio))) {
-		thin_epoch_leave(vol, tb);
-		if (!write && remap_hole(tb->tt, bio))
-			dm_submit_bio_remap(bio, NULL);
-		else
-			bio_endio(bio);
-		return true;
-	}
-	if (r && r != -ENODATA) {
-		thin_epoch_leave(vol, tb);
-		DMERR_LIMIT("%s: lookup of block %llu of device %u failed: error = %d",
-			    dm_device_name(pool->md), vblock, vol->id, r);
-		thin_end_bio(bio, BLK_STS_IOERR);
-		return true;
-	}
-	if (!r && !block_exists(pool, map.block)) {
-		thin_epoch_leave(vol, tb);
-		thin_end_bio(bio, BLK_STS_IOERR);
-		return true;
-	}
-	if (!r && take_over(vol, bio, vblock, map.block))
-		return true;
-	if (pool_mode(pool) != PM_WRITE) {
-		thin_epoch_leave(vol, tb);
-		if (!refuse_write(vol, bio))
-			thin_vol_defer(vol, bio);
-		return true;
-	}
-	return thin_provision_add(vol, bio, vblock, r ? THIN_EXPECT_HOLE : map.block, works);
+	if (op_is_write(bio_op(bio)))
+		return map_write(vol, bio, vblock, works);
+	map_read(vol, bio, vblock);
+	return true;
 }

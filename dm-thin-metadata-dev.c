@@ -188,9 +188,9 @@ int dev_write_changed(struct thin_meta *tm)
 }
 
 /**
- * dev_mark_rolled_back() - a transaction is lost
+ * dev_mark_rolled_back() - transactions are lost
  * @tm: the pool, locked for writing
- * @seq: its number; the devices changed in it are marked
+ * @seq: the last one that is not; the devices changed after it are marked
  */
 void dev_mark_rolled_back(struct thin_meta *tm, u64 seq)
 {
@@ -198,7 +198,7 @@ void dev_mark_rolled_back(struct thin_meta *tm, u64 seq)
 	unsigned long id;
 
 	xa_for_each(&tm->devs, id, td)
-		if (td->changed_seq == seq)
+		if (td->changed_seq > seq)
 			WRITE_ONCE(td->rolled_back, true);
 }
 
@@ -703,10 +703,12 @@ static int copy_superblock(struct thin_meta *tm)
  */
 int thin_meta_reserve_snap(struct thin_meta *tm)
 {
-	int r = meta_begin_change(tm);
+	int r;
 
+	mutex_lock(&tm->commit_lock);
+	r = meta_begin_change(tm);
 	if (r)
-		return r;
+		goto out;
 	if (tm->held_root)
 		r = -EBUSY;
 	else if (!tm->space.meta_free)
@@ -717,6 +719,8 @@ int thin_meta_reserve_snap(struct thin_meta *tm)
 	if (!r)
 		r = hide(copy_superblock(tm));
 	meta_end_change(tm, r);
+out:
+	mutex_unlock(&tm->commit_lock);
 	return r;
 }
 

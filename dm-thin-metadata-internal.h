@@ -2,21 +2,23 @@
 /*
  * What the files of the metadata layer share; nobody else includes it.
  *
- * Lock order: change_lock, then lock, then dm-bufio's own.
+ * Lock order: commit_lock, then change_lock, then lock, then dm-bufio's own.
  *
- * change_lock belongs to whoever changes anything or uses the space maps, and
- * to a commit from its beginning to its end.  Whoever holds it may read the trees
- * without more.  lock is for those who only look: it is held for reading by
- * lookups, and for writing while trees and devices are being changed, which
- * never waits for a commit's I/O.  So lookups go on during a commit, and changes
- * wait.  (A downgraded lock would not do: a waiting writer shuts out readers.)
+ * commit_lock belongs to a commit from its beginning to its end.  change_lock belongs
+ * to whoever changes anything or uses the space maps, and to a commit while it
+ * freezes the open transaction and when its I/O has ended, but not meanwhile: the
+ * next transaction is open then.  Whoever holds it may read the trees without
+ * more.  lock is for those who only look: it is held for reading by lookups, and for
+ * writing while trees and devices are being changed.
  *
  * A change that fails half way is rolled back under the same hold of the lock,
- * so nobody ever sees or commits it.
+ * so nobody ever sees or commits it.  If a commit's I/O is under way then it is
+ * waited for, since only then the disk tells what to go back to.
  */
 #ifndef DM_THIN_METADATA_INTERNAL_H
 #define DM_THIN_METADATA_INTERNAL_H
 
+#include <linux/completion.h>
 #include <linux/mutex.h>
 #include <linux/rwsem.h>
 #include <linux/xarray.h>
@@ -32,6 +34,7 @@
 
 /**
  * struct thin_meta - one pool's metadata
+ * @commit_lock: see above
  * @change_lock: see above
  * @lock: see above
  * @bdev: the metadata device
@@ -43,7 +46,13 @@
  * @data_sm: counts data blocks
  * @sb: the superblock as it is on disk
  * @new_sb: the one that a commit writes
- * @sb_sent: @new_sb has been on its way to the disk in this commit
+ * @sb_sent: @new_sb has been on its way to the disk in this commit; its own, until its
+ *	I/O has ended
+ * @in_flight: what the transaction frees whose I/O is under way, or has ended without
+ *	the outcome being drawn; NULL for none
+ * @in_flight_seq: number of the last transaction that was frozen
+ * @io_error: how that I/O has ended
+ * @io_done: that it has
  * @data_block_size: sectors
  * @time: snapshot clock
  * @trans_id: the user's transaction id
@@ -74,7 +83,8 @@
  * @space: numbers as of the end of the last change
  */
 struct thin_meta {
-	struct mutex change_lock;	/* see the top */
+	struct mutex commit_lock;	/* see the top */
+	struct mutex change_lock;
 	struct rw_semaphore lock;
 	struct block_device *bdev;
 	const struct thin_meta_ops *ops;
@@ -88,6 +98,10 @@ struct thin_meta {
 	struct disk_superblock sb;
 	struct disk_superblock new_sb;
 	bool sb_sent;
+	struct thin_freed *in_flight;
+	u64 in_flight_seq;
+	int io_error;
+	struct completion io_done;
 	sector_t data_block_size;
 	u32 time;
 	u64 trans_id;
@@ -167,6 +181,7 @@ void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 void meta_end_read(struct thin_meta *tm);
 int meta_commit_locked(struct thin_meta *tm);
+bool meta_uncommitted(struct thin_meta *tm);
 
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);

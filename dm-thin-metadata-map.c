@@ -281,14 +281,13 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
 static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
 {
 	struct thin_meta *tm = td->tm;
-	bool was_clean = !tm->changed;
 	unsigned int i, done;
 	int r;
 
 	for (i = 0; i < nr; i++)
 		ins[i].status = -EAGAIN;
-	/* A commit would gain nothing for the first change of a transaction. */
-	if (!was_clean && meta_is_short(tm))
+	/* A commit would gain nothing where all is durable. */
+	if (meta_uncommitted(tm) && meta_is_short(tm))
 		return 0;
 
 	meta_mutate(tm);
@@ -522,7 +521,7 @@ int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
 	r = vbegin < vend ? has_mappings(td, vbegin, vend) : 0;
 	if (!r)
 		*next = vend;
-	else if (r > 0 && tm->changed && meta_is_short(tm))
+	else if (r > 0 && meta_uncommitted(tm) && meta_is_short(tm))
 		r = -EAGAIN;
 	else if (r > 0)
 		r = remove_leaves(td, vend, next, dropped, arg);

@@ -256,6 +256,21 @@ void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len)
 }
 
 /**
+ * thin_meta_peek_shared() - is a data block likely to have to be copied
+ * @tm: the pool
+ * @block: which
+ *
+ * Takes no lock that anybody waits with.  Only thin_dev_take_over() can tell that a
+ * block is shared no more.
+ *
+ * Return: true when several have been counted that use it.
+ */
+bool thin_meta_peek_shared(struct thin_meta *tm, u64 block)
+{
+	return block < READ_ONCE(tm->data_sm.nr_blocks) && sm_peek_shared(&tm->data_sm, block);
+}
+
+/**
  * thin_meta_data_count() - references to a data block
  * @tm: the pool
  * @block: which

@@ -2,9 +2,11 @@
 /*
  * A pool's transactions: opening, formatting, committing, aborting.
  *
- * The durable state is what block 0 reaches.  A commit writes all else first
- * and flushes it, then block 0 and flushes again; the data device is flushed
- * meanwhile, and before block 0 (format 9).
+ * The durable state is what block 0 reaches.  A commit freezes the open transaction,
+ * which opens the next one, writes all but block 0 and flushes it, then writes block 0
+ * and flushes again; the data device is flushed meanwhile, and before block 0
+ * (format 9).  Changes go on during that I/O.  If it fails both transactions are
+ * rolled back.
  */
 #include "dm-thin-metadata-internal.h"
 
@@ -23,6 +25,8 @@ struct thin_freed {
 	u64 seq;
 	struct sm_freed_page *pages;
 };
+
+static void settle(struct thin_meta *tm);
 
 /* ---- the superblock ---- */
 
@@ -115,6 +119,14 @@ static void next_seq(struct thin_meta *tm)
 	tm->tm.seq = tm->open_seq;
 }
 
+/* Is the frozen transaction on disk, though it could not be flushed? */
+static bool is_in_doubt(struct thin_meta *tm)
+{
+	/* The header of new_sb was stamped only on its way out. */
+	tm->new_sb.header = tm->sb.header;
+	return tm->sb_sent && !memcmp(&tm->sb, &tm->new_sb, sizeof(tm->sb));
+}
+
 /*
  * Back to the last transaction on disk.  If that turns out to be the one whose
  * superblock could not be flushed, what it did stands, but counts as durable only
@@ -122,9 +134,15 @@ static void next_seq(struct thin_meta *tm)
  */
 static void roll_back(struct thin_meta *tm)
 {
-	bool in_doubt;
 	int r;
 
+	if (tm->in_flight) {
+		wait_for_completion(&tm->io_done);
+		if (!tm->io_error)
+			settle(tm);
+		kfree(tm->in_flight);
+		tm->in_flight = NULL;
+	}
 	dev_drop_caches(tm);
 	tm_drop(&tm->tm);
 	sm_abort(&tm->data_sm);
@@ -136,17 +154,14 @@ static void roll_back(struct thin_meta *tm)
 	if (r) {
 		DMERR("%pg: cannot go back to the last transaction (error %d)", tm->bdev, r);
 		WRITE_ONCE(tm->failed, true);
-		dev_mark_rolled_back(tm, tm->open_seq);
+		dev_mark_rolled_back(tm, tm->durable_seq);
 		return;
 	}
-	/* The header of new_sb was stamped only on its way out. */
-	tm->new_sb.header = tm->sb.header;
-	in_doubt = tm->sb_sent && !memcmp(&tm->sb, &tm->new_sb, sizeof(tm->sb));
+	if (is_in_doubt(tm))
+		tm->in_doubt_seq = tm->in_flight_seq;
 	dev_reload_all(tm);
-	if (in_doubt)
-		tm->in_doubt_seq = tm->open_seq;
-	else
-		dev_mark_rolled_back(tm, tm->open_seq);
+	dev_mark_rolled_back(tm, tm->in_doubt_seq ?: tm->durable_seq);
+	tm->sb_sent = false;
 	next_seq(tm);
 }
 
@@ -348,8 +363,10 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 
 	if (!tm)
 		return ERR_PTR(-ENOMEM);
+	mutex_init(&tm->commit_lock);
 	mutex_init(&tm->change_lock);
 	init_rwsem(&tm->lock);
+	init_completion(&tm->io_done);
 	xa_init(&tm->devs);
 	tm->bdev = bdev;
 	tm->data_block_size = data_block_size;
@@ -366,10 +383,12 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 	sm_init(&tm->data_sm, &tm->tm, true);
 	dev_init_trees(tm);
 
+	mutex_lock(&tm->commit_lock);
 	mutex_lock(&tm->change_lock);
 	r = open_or_format(tm, may_format);
 	meta_count_space(tm);
 	mutex_unlock(&tm->change_lock);
+	mutex_unlock(&tm->commit_lock);
 	if (r) {
 		tm->failed = true;	/* no commit on the way out */
 		thin_meta_close(tm);
@@ -390,6 +409,7 @@ int thin_meta_close(struct thin_meta *tm)
 {
 	int r = 0;
 
+	mutex_lock(&tm->commit_lock);
 	mutex_lock(&tm->change_lock);
 	tm->closing = true;
 	if (!tm->failed && tm->access != THIN_META_READ_ONLY && !tm->aborted)
@@ -401,16 +421,33 @@ int thin_meta_close(struct thin_meta *tm)
 	sm_exit(&tm->meta_sm);
 	dev_free_all(tm);
 	mutex_unlock(&tm->change_lock);
+	mutex_unlock(&tm->commit_lock);
 	bm_close(&tm->bm);
 	mutex_destroy(&tm->change_lock);
+	mutex_destroy(&tm->commit_lock);
 	kfree(tm);
 	return r;
 }
 
 /* ---- committing ---- */
 
-/* Fix what the transaction is, and hand all but block 0 to dm-bufio. */
-static int freeze(struct thin_meta *tm)
+/**
+ * meta_uncommitted() - is anything not durable
+ * @tm: the pool, change_lock held
+ *
+ * Return: true when a commit, or the end of the one that is under way, may give
+ * metadata back.
+ */
+bool meta_uncommitted(struct thin_meta *tm)
+{
+	return tm->changed || tm->in_flight;
+}
+
+/*
+ * Fix what the transaction is and find a place for all of it.  The bitmaps go to
+ * dm-bufio now, as they go on changing; the other blocks do not.
+ */
+static int lay_out(struct thin_meta *tm)
 {
 	int r;
 
@@ -422,9 +459,7 @@ static int freeze(struct thin_meta *tm)
 	if (r)
 		return r;
 	pack_superblock(tm);
-	r = tm_write_shadows(&tm->tm);
-	if (!r)
-		r = sm_write(&tm->data_sm);
+	r = sm_write(&tm->data_sm);
 	if (!r)
 		r = sm_write(&tm->meta_sm);
 	return r;
@@ -448,20 +483,21 @@ static void hand_over(struct thin_meta *tm, struct thin_freed *set)
 		release(tm, set);
 }
 
-/* The transaction is durable: the next one begins. */
-static void settle(struct thin_meta *tm, struct thin_freed *set)
+/* The transaction in flight is durable. */
+static void settle(struct thin_meta *tm)
 {
+	struct thin_freed *set = tm->in_flight;
+
+	tm->in_flight = NULL;
 	tm->sb = tm->new_sb;
-	tm_drop(&tm->tm);
+	tm->sb_sent = false;
+	tm_drop_frozen(&tm->tm);
 	sm_settle(&tm->meta_sm);
-	set->seq = tm->open_seq;
+	set->seq = tm->in_flight_seq;
 	set->pages = sm_settle(&tm->data_sm);
 	hand_over(tm, set);
-	WRITE_ONCE(tm->changed, false);
-	WRITE_ONCE(tm->durable_seq, tm->open_seq);
-	next_seq(tm);
+	WRITE_ONCE(tm->durable_seq, tm->in_flight_seq);
 	dev_sweep(tm);
-	meta_count_space(tm);
 }
 
 /* The time since the last call for @now. */
@@ -473,80 +509,143 @@ static u64 lap(u64 *now)
 	return *now - before;
 }
 
-/**
- * meta_commit_locked() - commit
- * @tm: the pool, its change_lock held
- *
- * Return: 0, or a negative errno: all has been rolled back then.
- */
-int meta_commit_locked(struct thin_meta *tm)
+static bool has_data_flush(struct thin_meta *tm)
 {
-	const struct thin_meta_ops *ops = tm->ops;
-	bool flush = ops && ops->data_flush_begin;
-	struct thin_freed *freed;
-	int r, flush_error = 0;
-	struct thin_meta_times times = { .seq = tm->open_seq };
-	u64 now = 0;
+	return tm->ops && tm->ops->data_flush_begin;
+}
 
-	if (!tm->changed)
-		return 0;
+/*
+ * The open transaction becomes the one in flight, and the next one is open.  After an
+ * error all has been rolled back.
+ */
+static int freeze(struct thin_meta *tm)
+{
+	struct thin_freed *freed = kzalloc(sizeof(*freed), GFP_NOIO);
+	int r;
 
-	freed = kzalloc(sizeof(*freed), GFP_NOIO);
 	tm->sb_sent = false;
-
-	lap(&now);
 	down_write(&tm->lock);
-	if (flush)
-		ops->data_flush_begin(tm->context);
-	r = freed ? freeze(tm) : -ENOMEM;
+	if (has_data_flush(tm))
+		tm->ops->data_flush_begin(tm->context);
+	r = freed ? lay_out(tm) : -ENOMEM;
+	if (r) {
+		roll_back(tm);
+		kfree(freed);
+	} else {
+		tm_freeze(&tm->tm);
+		sm_freeze(&tm->data_sm);
+		sm_freeze(&tm->meta_sm);
+		tm->in_flight = freed;
+		tm->in_flight_seq = tm->open_seq;
+		reinit_completion(&tm->io_done);
+		WRITE_ONCE(tm->changed, false);
+		next_seq(tm);
+	}
 	up_write(&tm->lock);
-	times.freeze_ns = lap(&now);
+	return r;
+}
+
+/* Once for every freeze(), whose outcome is @error. */
+static int write_frozen(struct thin_meta *tm, int error, struct thin_meta_times *times, u64 *now)
+{
+	int r = error, flush_error = 0;
 
 	if (!r)
+		r = tm_write_frozen(&tm->tm);
+	if (!r)
 		r = bm_flush(&tm->bm);
-	times.metadata_ns = lap(&now);
-	if (flush)
-		flush_error = ops->data_flush_wait(tm->context);
-	times.data_ns = lap(&now);
+	times->metadata_ns = lap(now);
+	if (has_data_flush(tm))
+		flush_error = tm->ops->data_flush_wait(tm->context);
+	times->data_ns = lap(now);
 	if (!r)
 		r = flush_error;
 	if (!r) {
 		tm->sb_sent = true;
 		r = write_superblock(tm, &tm->new_sb);
 	}
-	times.superblock_ns = lap(&now);
+	times->superblock_ns = lap(now);
 
-	down_write(&tm->lock);
-	if (r) {
-		roll_back(tm);
-		kfree(freed);
-	} else {
-		settle(tm, freed);
+	if (!error) {
+		tm->io_error = r;
+		complete_all(&tm->io_done);
 	}
-	up_write(&tm->lock);
-	if (!r && ops && ops->committed)
-		ops->committed(tm->context, &times);
 	return r;
+}
+
+/* The I/O has ended; perhaps somebody who failed has drawn the outcome already. */
+static void draw_outcome(struct thin_meta *tm)
+{
+	down_write(&tm->lock);
+	if (tm->in_flight && tm->io_error)
+		roll_back(tm);
+	else if (tm->in_flight)
+		settle(tm);
+	up_write(&tm->lock);
+	meta_count_space(tm);
+}
+
+/* With commit_lock and change_lock held; @let_go: the latter not during the I/O. */
+static int commit(struct thin_meta *tm, bool let_go)
+{
+	struct thin_meta_times times = { .seq = tm->open_seq };
+	u64 now = 0;
+	int r;
+
+	if (!tm->changed)
+		return 0;
+
+	lap(&now);
+	r = freeze(tm);
+	times.freeze_ns = lap(&now);
+
+	if (let_go)
+		meta_end_change(tm, 0);
+	r = write_frozen(tm, r, &times, &now);
+	if (let_go)
+		mutex_lock(&tm->change_lock);
+
+	draw_outcome(tm);
+	if (!r && tm->ops && tm->ops->committed)
+		tm->ops->committed(tm->context, &times);
+	return r;
+}
+
+/**
+ * meta_commit_locked() - commit, and let nobody change anything meanwhile
+ * @tm: the pool, its commit_lock and change_lock held
+ *
+ * Return: 0, or a negative errno: all has been rolled back then.
+ */
+int meta_commit_locked(struct thin_meta *tm)
+{
+	return commit(tm, false);
 }
 
 /**
  * thin_meta_commit() - make the open transaction durable (format 9)
  * @tm: the pool
  *
- * Does nothing, and does not flush the data device, when nothing was changed.
- * Lookups go on meanwhile, changes wait.
+ * Does nothing, and does not flush the data device, when nothing was changed; a
+ * commit that is under way is waited for all the same.  Lookups go on meanwhile, and
+ * changes, which belong to the next transaction.
  *
  * Return: 0; -EPERM while read-only with changes pending; -EIO after an
  * earlier rollback; otherwise a negative errno: all has been rolled back.
  */
 int thin_meta_commit(struct thin_meta *tm)
 {
-	int r = meta_begin_freeing(tm);
+	int r;
 
-	if (r)
-		return r == -EPERM && !thin_meta_changed(tm) ? 0 : r;
-	r = meta_commit_locked(tm);
-	meta_end_change(tm, 0);
+	mutex_lock(&tm->commit_lock);
+	r = meta_begin_freeing(tm);
+	if (!r) {
+		r = commit(tm, true);
+		meta_end_change(tm, 0);
+	} else if (r == -EPERM && !thin_meta_changed(tm)) {
+		r = 0;
+	}
+	mutex_unlock(&tm->commit_lock);
 	return r;
 }
 
@@ -560,13 +659,18 @@ int thin_meta_commit(struct thin_meta *tm)
  */
 int thin_meta_commit_last(struct thin_meta *tm)
 {
-	int r = meta_begin_change(tm);
+	int r;
 
-	if (r)
-		return r == -EPERM ? 0 : r;
-	r = meta_commit_locked(tm);
-	tm->access = THIN_META_FREEING;
-	meta_end_change(tm, 0);
+	mutex_lock(&tm->commit_lock);
+	r = meta_begin_change(tm);
+	if (!r) {
+		r = meta_commit_locked(tm);
+		tm->access = THIN_META_FREEING;
+		meta_end_change(tm, 0);
+	} else if (r == -EPERM) {
+		r = 0;
+	}
+	mutex_unlock(&tm->commit_lock);
 	return r;
 }
 
@@ -586,7 +690,6 @@ int thin_meta_abort(struct thin_meta *tm)
 	mutex_lock(&tm->change_lock);
 	if (!tm->failed && !tm->aborted) {
 		down_write(&tm->lock);
-		tm->sb_sent = false;
 		roll_back(tm);
 		up_write(&tm->lock);
 		meta_count_space(tm);
@@ -733,6 +836,7 @@ int thin_meta_set_needs_check(struct thin_meta *tm)
 	struct disk_superblock sb;
 	int r = -EIO;
 
+	mutex_lock(&tm->commit_lock);
 	mutex_lock(&tm->change_lock);
 	if (tm->failed || tm->changed)
 		goto out;
@@ -747,13 +851,14 @@ int thin_meta_set_needs_check(struct thin_meta *tm)
 	tm->sb = sb;
 	tm->flag_unsaved = r;
 	if (tm->in_doubt_seq && r)
-		dev_mark_rolled_back(tm, tm->in_doubt_seq);
+		dev_mark_rolled_back(tm, tm->durable_seq);
 	else if (tm->in_doubt_seq)
 		WRITE_ONCE(tm->durable_seq, tm->in_doubt_seq);
 	tm->in_doubt_seq = 0;
 	up_write(&tm->lock);
 out:
 	mutex_unlock(&tm->change_lock);
+	mutex_unlock(&tm->commit_lock);
 	return r;
 }
 

@@ -170,6 +170,7 @@ int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks);
 int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len);
 void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len);
 int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count);
+bool thin_meta_peek_shared(struct thin_meta *tm, u64 block);
 
 /* ---- devices ---- */
 

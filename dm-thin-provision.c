@@ -2,15 +2,18 @@
 /*
  * Road 2: first writes and copy-on-write.
  *
- * The worker gathers the blocks that need data space (thin_provision_add()),
- * reserves runs for all of them and starts their I/O (thin_provision_start()):
- * the bios themselves and, beside them, zeroes or copies of what they leave of
- * the block.  When all I/O of a block has ended it comes back through vol->done;
- * blocks that are ready together are inserted together (thin_provision_finish()),
- * and only then do their bios end, and those go on that came later.
+ * Most works begin in map (dm-thin-front.c).  What that leaves the worker gathers
+ * (thin_provision_add()), reserves data blocks for all of it and starts the I/O
+ * (thin_provision_start()): the bios themselves and, beside them, zeroes or copies of
+ * what they leave of the block (dm-thin-fill.c).  Writes that come to the block
+ * meanwhile go along where they can (thin_work_join()), or wait.  When all I/O of a
+ * block has ended it comes back through vol->done; blocks that are ready together
+ * are inserted together (thin_provision_finish()), and only then do their bios end,
+ * and those go on that have waited.
  *
  * Invariants: a mapping is inserted only after its block holds what it must
  * hold.  A block that failed is given back only when its last I/O has ended.
+ * Where a virtual block is mapped to is changed only by who has claimed it.
  * A copy stays inside the epoch it was looked up in, so its source stays
  * intact.  A work always has a bio, which keeps its target alive.
  */
@@ -25,56 +28,84 @@
 /* ---- the beginning ---- */
 
 /**
- * thin_provision_add - a write needs a block
- * @vol: volume; called by its worker
- * @bio: the write; inside the epoch
- * @vblock: virtual block, not busy
- * @expect: data block it is mapped to now, or THIN_EXPECT_HOLE
- * @works: the new work is added here
+ * thin_work_create - a work for the block that a write goes to
+ * @bio: the write, within one block
  *
- * Return: false when there is no memory for another work; @bio has
- * left the epoch then and is the caller's.
+ * Does not wait.  The block is not claimed yet.
+ *
+ * Return: the work, or NULL when there is no memory.
  */
-bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 expect,
-			struct list_head *works)
+struct thin_work *thin_work_create(struct bio *bio)
 {
-	struct thin_bio *tb = thin_bio(bio);
-	struct thin_work *work;
+	struct thin_target *tt = thin_bio(bio)->tt;
+	struct thin_work *work = mempool_alloc(&tt->pool->work_mempool, GFP_NOWAIT | __GFP_NOWARN);
 
-	work = mempool_alloc(&vol->pool->work_mempool, GFP_NOWAIT);
-	if (!work) {
-		thin_epoch_leave(vol, tb);
-		return false;
-	}
-
-	work->vol = vol;
-	work->tt = tb->tt;
+	if (!work)
+		return NULL;
+	work->vol = tt->vol;
+	work->tt = tt;
 	work->block = 0;
 	work->reserved = false;
-	work->expect = expect;
+	work->expect = THIN_EXPECT_HOLE;
+	work->epoch = COMPAT_NO_EPOCH;
 	bio_list_init(&work->bios);
-	bio_list_add(&work->bios, bio);
-	work->from = pool_block_offset(vol->pool, bio->bi_iter.bi_sector);
+	work->from = pool_block_offset(tt->pool, bio->bi_iter.bi_sector);
 	work->to = work->from + bio_sectors(bio);
 	init_llist_head(&work->ended);
 	work->urgency = bio->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_META | REQ_PRIO);
 	work->ioprio = bio->bi_ioprio;
+	INIT_LIST_HEAD(&work->list);
+	INIT_WORK(&work->fill, thin_fill_now);
+	work->to_fill = false;
 	work->failed = false;
 	work->fill_failed = false;
+	work->refused_zeroes = false;
 	atomic_set(&work->pending, 1);
-	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
+	return work;
+}
 
+/**
+ * thin_work_free - undo thin_work_create()
+ * @work: has claimed nothing
+ */
+void thin_work_free(struct thin_work *work)
+{
+	mempool_free(work, &work->vol->pool->work_mempool);
+}
+
+/**
+ * thin_work_replace - a write needs a new block
+ * @work: has claimed the virtual block
+ * @bio: the write; leaves the epoch, unless @work needs it
+ * @expect: data block that the virtual block is mapped to now, or THIN_EXPECT_HOLE
+ */
+void thin_work_replace(struct thin_work *work, struct bio *bio, u64 expect)
+{
+	struct thin_bio *tb = thin_bio(bio);
+
+	work->expect = expect;
 	/* A hole has no source to keep alive. */
-	work->epoch = COMPAT_NO_EPOCH;
 	if (expect == THIN_EXPECT_HOLE) {
-		thin_epoch_leave(vol, tb);
+		thin_epoch_leave(work->vol, tb);
 	} else {
 		work->epoch = tb->epoch;
 		tb->epoch = COMPAT_NO_EPOCH;
 	}
+}
 
+/**
+ * thin_provision_add - a write needs a block from thin_provision_start()
+ * @work: as for thin_work_replace(); called by its volume's worker
+ * @bio: likewise
+ * @expect: likewise
+ * @works: the work is added here
+ */
+void thin_provision_add(struct thin_work *work, struct bio *bio, u64 expect,
+			struct list_head *works)
+{
+	thin_work_replace(work, bio, expect);
+	bio_list_add(&work->bios, bio);
 	list_add_tail(&work->list, works);
-	return true;
 }
 
 /**
@@ -115,7 +146,21 @@ static void free_work(struct thin_work *work, struct bio_list *bios)
 	if (work->epoch != COMPAT_NO_EPOCH)
 		compat_epoch_leave(&vol->srcu, work->epoch);
 	thin_busy_release(vol, &work->busy, bios);
-	mempool_free(work, &vol->pool->work_mempool);
+	thin_work_free(work);
+}
+
+/**
+ * thin_work_drop - the block needs nothing after all
+ * @work: has claimed it, and has no bio; called by its volume's worker
+ */
+void thin_work_drop(struct thin_work *work)
+{
+	struct thin_vol *vol = work->vol;
+	struct bio_list bios;
+
+	bio_list_init(&bios);
+	free_work(work, &bios);
+	thin_vol_defer_list(vol, &bios);
 }
 
 /* No block for these: their bios wait for space, or fail, as the mode says. */
@@ -149,8 +194,13 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /* ---- I/O ---- */
 
-/* An I/O of a work has ended.  The last one hands the work to the worker. */
-static void io_done(struct thin_work *work)
+/**
+ * thin_work_put - an I/O of a work has ended
+ * @work: the work; goes to the worker with the last
+ *
+ * Any context.
+ */
+void thin_work_put(struct thin_work *work)
 {
 	struct thin_vol *vol = work->vol;
 	unsigned long flags;
@@ -179,10 +229,11 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 
 	tb->work = NULL;
 	tb->status = status;
-	if (unlikely(status))
+	/* One that would not wait comes again; it did the block no harm. */
+	if (unlikely(status) && status != BLK_STS_AGAIN)
 		WRITE_ONCE(work->failed, true);
 	llist_add(&tb->ended, &work->ended);
-	io_done(work);
+	thin_work_put(work);
 }
 
 /**
@@ -196,44 +247,112 @@ void thin_provision_fill_done(struct thin_work *work, bool failed)
 {
 	if (unlikely(failed))
 		WRITE_ONCE(work->fill_failed, true);
-	io_done(work);
+	thin_work_put(work);
 }
 
-static void issue(struct thin_work *work, struct bio *bio)
+/**
+ * thin_work_take - point a write at the new block
+ * @work: has a block; its @pending was raised for @bio
+ * @bio: the write, which is then to be submitted
+ */
+void thin_work_take(struct thin_work *work, struct bio *bio)
 {
-	struct pool *pool = work->vol->pool;
 	struct thin_bio *tb = thin_bio(bio);
 
 	tb->work = work;
+	tb->iter = bio->bi_iter;
 	if (bio->bi_opf & REQ_FUA) {
 		thin_count(work->vol, THIN_FLUSH_COMMIT);
 		tb->durable = true;
 		bio->bi_opf &= ~REQ_FUA;
 	}
-	pool_point_bio(pool, bio, work->block);
-	atomic_inc(&work->pending);
-	dm_submit_bio_remap(bio, NULL);
+	pool_point_bio(work->vol->pool, bio, work->block);
+}
+
+/*
+ * The rest of its block may be anything until it is filled; while that is still to
+ * come, only a write that leaves no gap fits in.
+ */
+static bool fits(struct thin_work *work, struct bio *bio)
+{
+	sector_t from = pool_block_offset(work->vol->pool, bio->bi_iter.bi_sector);
+	sector_t to = from + bio_sectors(bio);
+
+	if (!work->to_fill)
+		return true;
+	/* What is to come is pending, so the write will not be turned away. */
+	if (from == work->to)
+		work->to = to;
+	else if (to == work->from)
+		work->from = from;
+	else
+		return false;
+	return true;
+}
+
+/**
+ * thin_work_join - a write to a block that is being written for the first time
+ * @busy: the block is in it; vol->lock held
+ * @bio: the write, within the block
+ *
+ * Return: true when @bio is to be submitted to the new block, and ends with it.
+ */
+bool thin_work_join(struct thin_busy *busy, struct bio *bio)
+{
+	struct thin_work *work = container_of(busy, struct thin_work, busy);
+
+	/* Pairs with thin_fill(). */
+	if (!smp_load_acquire(&busy->open))
+		return false;
+	lockdep_assert_held(&work->vol->lock);
+	if (!fits(work, bio))
+		return false;
+	if (!atomic_inc_not_zero(&work->pending)) {
+		/* It waits for the worker, or is just being put there. */
+		if (list_empty(&work->list))
+			return false;
+		list_del_init(&work->list);
+		atomic_set(&work->pending, 1);
+	}
+	thin_work_take(work, bio);
+	return true;
+}
+
+/**
+ * thin_work_start - a block has been found, the first writes are taken
+ * @work: the work
+ *
+ * Fills what they leave of the block.  Does not wait.
+ */
+void thin_work_start(struct thin_work *work)
+{
+	struct thin_vol *vol = work->vol;
+
+	if (work->expect == THIN_EXPECT_HOLE) {
+		thin_count(vol, THIN_FIRST_WRITE);
+		trace_thin_first_write(vol, work->busy.begin, work->block, 1);
+	} else {
+		thin_count(vol, THIN_COPY);
+		trace_thin_copy(vol, work->busy.begin, work->block, 1);
+	}
+	thin_fill(work);
+	thin_work_put(work);
 }
 
 static void start_io(struct thin_work *work)
 {
-	sector_t block_sectors = work->vol->pool->block_sectors;
+	struct bio_list bios = work->bios;
 	struct bio *bio;
 
-	if (work->expect == THIN_EXPECT_HOLE) {
-		thin_count(work->vol, THIN_FIRST_WRITE);
-		trace_thin_first_write(work->vol, work->busy.begin, work->block, 1);
-	} else {
-		thin_count(work->vol, THIN_COPY);
-		trace_thin_copy(work->vol, work->busy.begin, work->block, 1);
+	bio_list_init(&work->bios);
+	bio_list_for_each(bio, &bios) {
+		atomic_inc(&work->pending);
+		thin_work_take(work, bio);
 	}
-	if (work->to - work->from == block_sectors)
-		thin_count(work->vol, THIN_OVERWRITE);
-
-	while ((bio = bio_list_pop(&work->bios)))
-		issue(work, bio);
-	thin_fill(work);
-	io_done(work);
+	thin_work_start(work);
+	/* Each may be the last that held the work. */
+	while ((bio = bio_list_pop(&bios)))
+		dm_submit_bio_remap(bio, NULL);
 }
 
 /**
@@ -254,6 +373,8 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 	while (want) {
 		pool_check_data_low_water(pool, want);
 		r = thin_meta_alloc_data(pool->tm, want, &begin, &len);
+		if (r == -ENOSPC && thin_stash_return_all(pool))
+			continue;
 		if (r == -ENOSPC) {
 			pool_no_data_space(pool);
 			give_up(vol, works, false);
@@ -303,10 +424,21 @@ static struct bio *next_ended(struct llist_node **node)
 	return dm_bio_from_per_bio_data(tb, sizeof(*tb));
 }
 
+/* Undo thin_work_take(). */
+static void untake(struct bio *bio)
+{
+	struct thin_bio *tb = thin_bio(bio);
+
+	bio->bi_iter = tb->iter;
+	if (tb->durable)
+		bio->bi_opf |= REQ_FUA;
+	tb->durable = false;
+}
+
 /*
  * The block is thrown away, and what was written to it lost.  A bio that failed
- * itself knows better what happened.  Those that waited share the fate, or start
- * again where they may fare better.
+ * itself knows better what happened.  The others share the fate, or start again
+ * where they may fare better.
  */
 static void fail(struct thin_work *work, blk_status_t status, bool again)
 {
@@ -315,11 +447,16 @@ static void fail(struct thin_work *work, blk_status_t status, bool again)
 	struct bio_list bios;
 	struct bio *bio;
 
-	while ((bio = next_ended(&ended))) {
-		thin_bio(bio)->durable = false;
-		thin_end_bio(bio, thin_bio(bio)->status ?: status);
-	}
 	bio_list_init(&bios);
+	while ((bio = next_ended(&ended))) {
+		blk_status_t own = thin_bio(bio)->status;
+
+		untake(bio);
+		if (again && !own)
+			bio_list_add(&bios, bio);
+		else
+			thin_end_bio(bio, own ?: status);
+	}
 	unreserve(work);
 	free_work(work, &bios);
 	while ((bio = bio_list_pop(&bios))) {
@@ -330,6 +467,16 @@ static void fail(struct thin_work *work, blk_status_t status, bool again)
 	}
 }
 
+static struct bio *next_waiter(struct thin_work *work)
+{
+	struct bio *bio;
+
+	spin_lock_irq(&work->vol->lock);
+	bio = bio_list_pop(&work->busy.waiters);
+	spin_unlock_irq(&work->vol->lock);
+	return bio;
+}
+
 /* Mapped: the bios go on.  The range stays busy until all of them are on their way. */
 static void complete_work(struct thin_work *work)
 {
@@ -338,16 +485,19 @@ static void complete_work(struct thin_work *work)
 	struct bio_list later;
 	struct bio *bio;
 
+	if (work->to - work->from == vol->pool->block_sectors)
+		thin_count(vol, THIN_OVERWRITE);
 	bio_list_init(&later);
 	while ((bio = next_ended(&ended))) {
-		if (thin_bio(bio)->durable) {
-			thin_bio(bio)->durable = false;
+		bool durable = thin_bio(bio)->durable;
+
+		thin_bio(bio)->durable = false;
+		if (durable && !thin_bio(bio)->status)
 			pool_commit_bio(vol->pool, bio);
-		} else {
-			bio_endio(bio);
-		}
+		else
+			thin_end_bio(bio, thin_bio(bio)->status);
 	}
-	while ((bio = bio_list_pop(&work->busy.waiters))) {
+	while ((bio = next_waiter(work))) {
 		if (thin_bio(bio)->unmaps || !thin_map_again(vol, bio, work->block))
 			bio_list_add(&later, bio);
 	}
@@ -431,6 +581,8 @@ void thin_provision_finish(struct thin_vol *vol)
 	LIST_HEAD(done);
 
 	spin_lock_irq(&vol->lock);
+	list_for_each_entry(work, &vol->done, list)
+		work->busy.open = false;
 	list_splice_init(&vol->done, &done);
 	spin_unlock_irq(&vol->lock);
 	if (list_empty(&done))

@@ -4,9 +4,8 @@
  *
  * A bio that map cannot finish comes here.  The worker of the volume first
  * finishes what has completed, then sorts what has gathered and sends each bio
- * down its road.  Only the worker looks at the tree of busy ranges, so that
- * tree needs no lock; everything that is added from elsewhere (deferred bios,
- * completed works) is under vol->lock.
+ * down its road.  What others add to or look at meanwhile is under vol->lock:
+ * deferred bios, completed works, and the tree of busy ranges.
  */
 #include "dm-thin.h"
 #include "dm-thin-trace.h"
@@ -14,11 +13,11 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-/* ---- busy ranges; worker only ---- */
+/* ---- busy ranges ---- */
 
 /**
  * thin_busy_find - the first busy range that overlaps [begin, end)
- * @vol: volume; called by its worker
+ * @vol: volume; lock held
  * @begin: first virtual block
  * @end: one past the last
  *
@@ -45,7 +44,7 @@ struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
 
 /**
  * thin_busy_add - claim [begin, end), which overlaps no busy range
- * @vol: volume; called by its worker
+ * @vol: volume; lock held
  * @busy: the caller's, until thin_busy_release()
  * @begin: first virtual block
  * @end: one past the last
@@ -54,8 +53,10 @@ void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 
 {
 	struct rb_node **p = &vol->busy.rb_node, *parent = NULL;
 
+	lockdep_assert_held(&vol->lock);
 	busy->begin = begin;
 	busy->end = end;
+	busy->open = false;
 	bio_list_init(&busy->waiters);
 	while (*p) {
 		parent = *p;
@@ -70,6 +71,33 @@ void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 
 }
 
 /**
+ * thin_busy_claim - claim [begin, end), or wait for who has claimed a part of it
+ * @vol: volume
+ * @busy: as for thin_busy_add()
+ * @begin: first virtual block
+ * @end: one past the last
+ * @bio: waits if need be, outside the epoch; not the caller's any more then
+ *
+ * Process context.
+ *
+ * Return: true when the range is claimed, false when @bio waits.
+ */
+bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
+		     struct bio *bio)
+{
+	struct thin_busy *other;
+
+	spin_lock_irq(&vol->lock);
+	other = thin_busy_find(vol, begin, end);
+	if (other)
+		bio_list_add(&other->waiters, bio);
+	else
+		thin_busy_add(vol, busy, begin, end);
+	spin_unlock_irq(&vol->lock);
+	return !other;
+}
+
+/**
  * thin_busy_release - give a range up
  * @vol: volume; called by its worker
  * @busy: the range
@@ -80,12 +108,14 @@ void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 
  */
 void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters)
 {
+	spin_lock_irq(&vol->lock);
 	bio_list_merge(waiters, &busy->waiters);
 	bio_list_init(&busy->waiters);
 	rb_erase(&busy->node, &vol->busy);
 	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
 	if (!vol->nr_busy)
 		wake_up(&vol->idle);
+	spin_unlock_irq(&vol->lock);
 }
 
 /* ---- queues ---- */
@@ -306,7 +336,7 @@ static void map_gathered(struct thin_vol *vol, struct list_head *works)
 	spin_unlock_irq(&vol->lock);
 
 	/* Those that found no room come again when half of it is free. */
-	if (vol->nr_busy <= THIN_MAX_WORKS / 2) {
+	if (READ_ONCE(vol->nr_busy) <= THIN_MAX_WORKS / 2) {
 		bio_list_merge_head(&bios, &vol->parked);
 		bio_list_init(&vol->parked);
 	}
@@ -329,7 +359,7 @@ static void work_on_vol(struct work_struct *ws)
 	struct thin_vol *vol = container_of(ws, struct thin_vol, work);
 	unsigned int noio = memalloc_noio_save();
 	struct blk_plug plug;
-	unsigned int busy = vol->nr_busy;
+	unsigned int busy = READ_ONCE(vol->nr_busy);
 	LIST_HEAD(works);
 	bool more;
 
@@ -338,13 +368,13 @@ static void work_on_vol(struct work_struct *ws)
 	map_gathered(vol, &works);
 	thin_provision_finish(vol);
 	thin_provision_start(vol, &works);
-	thin_fill_go_on(vol);
+	thin_stash_fill(vol);
 	more = thin_discard_step(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
 
 	/* One step at a time, so that a long discard does not hold up writers. */
-	if (more || (!bio_list_empty(&vol->parked) && vol->nr_busy < busy))
+	if (more || (!bio_list_empty(&vol->parked) && READ_ONCE(vol->nr_busy) < busy))
 		thin_vol_kick(vol);
 }
 
@@ -369,7 +399,6 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
 	INIT_LIST_HEAD(&vol->done);
-	INIT_LIST_HEAD(&vol->copies);
 	INIT_LIST_HEAD(&vol->discards);
 	INIT_LIST_HEAD(&vol->round_node);
 	INIT_WORK(&vol->work, work_on_vol);
@@ -449,6 +478,7 @@ void thin_vol_close(struct thin_vol *vol)
 	spin_lock_irq(&pool->lock);
 	list_del_init(&vol->list);
 	spin_unlock_irq(&pool->lock);
+	thin_stash_return(vol);
 	thin_stats_close(vol);
 	/* A status method may be looking, inside an epoch. */
 	WRITE_ONCE(vol->td, NULL);

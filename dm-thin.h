@@ -18,7 +18,7 @@
  *   pool->state_lock     mutex: mode, bound target, commit, abort
  *   the metadata's own lock, inside thin_meta_*() and thin_dev_*()
  *   pool->lock           spin, irqsave: list of volumes, queues of the pool
- *   vol->lock            spin, irqsave: queues and busy ranges of a volume
+ *   vol->lock            spin, irqsave: queues, busy ranges and stash of a volume
  * The hooks of a thin run under its own suspend lock and take only spinlocks;
  * a thin's suspend lock is taken from here with no lock held but the pool's.
  * Status and message methods run as readers of their device's table, which a
@@ -30,9 +30,9 @@
  * I/O has ended.  A data block that lost its last reference is handed out
  * again only after an epoch of every volume, begun after the loss was durable.
  *
- * Work items.  vol->work runs on pool->wq, commits on pool->commit_wq, waiting
- * for epochs and passing discards down on pool->reclaim_wq: no item waits for
- * another one of its own queue.
+ * Work items.  vol->work runs on pool->wq, what fills new blocks on pool->fill_wq,
+ * commits on pool->commit_wq, waiting for epochs and passing discards down on
+ * pool->reclaim_wq: no item waits for another one of its own queue.
  */
 #ifndef DM_THIN_H
 #define DM_THIN_H
@@ -64,6 +64,9 @@
 
 /* Blocks of one volume that may be in road 2 at a time; the rest waits. */
 #define THIN_MAX_WORKS		512
+
+/* Data blocks of one run in a stash: the bits of a word. */
+#define THIN_STASH_RUN		64
 
 /* How long writers wait for freed blocks before the pool counts as full. */
 #define THIN_SPACE_WAIT		(5 * HZ)
@@ -140,6 +143,8 @@ struct thin_counters {
  * @wq: runs the volumes' workers
  * @work_mempool: struct thin_work
  * @discard_mempool: struct thin_discard
+ * @stashed: data blocks in the stashes of all volumes
+ * @fill_wq: fills new blocks
  * @copier: kcopyd's client
  * @fill_bios: for copies and zeroes without it
  * @fill_sectors: taken by the buffers of copies in progress; a bound, not exact
@@ -214,7 +219,11 @@ struct pool {
 	mempool_t work_mempool;
 	mempool_t discard_mempool;
 
+	/* dm-thin-front.c */
+	atomic64_t stashed;
+
 	/* dm-thin-fill.c */
+	struct workqueue_struct *fill_wq;
 	struct dm_kcopyd_client *copier;
 	struct bio_set fill_bios;
 	atomic_t fill_sectors;
@@ -281,6 +290,19 @@ struct pool_target {
 };
 
 /**
+ * struct thin_stash - a run of reserved data blocks that map may hand out
+ * @begin: the first
+ * @free: bit i: block @begin + i is in the stash
+ * @ahead: virtual block that would go well with @begin, as its neighbours have
+ *	their places in the run
+ */
+struct thin_stash {
+	u64 begin;
+	u64 free;
+	u64 ahead;
+};
+
+/**
  * struct thin_vol - one device id that some table has open
  * @list: in pool->vols
  * @pool: the pool
@@ -296,11 +318,12 @@ struct pool_target {
  * @fences: snapshots of the device that are being made; written under lock
  * @fenced: writes and discards that wait for them; lock
  * @parked: writes that found no room in road 2; worker only
- * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; worker only
- * @nr_busy: how many; written by the worker
- * @idle: woken when there are none
+ * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
+ * @nr_busy: how many; written under lock
+ * @stash: the run in use, and the next; lock
+ * @stash_low: the next is wanted; written under lock
+ * @idle: woken when nothing is busy
  * @done: works whose I/O has ended; lock
- * @copies: copies of blocks that have been read; lock
  * @discards: discards in progress; worker only
  * @work: the worker
  * @rcu: for an epoch
@@ -317,7 +340,7 @@ struct thin_vol {
 	struct srcu_struct srcu;
 	struct thin_counters __percpu *counters;
 
-	spinlock_t lock;		/* deferred, held, fences, fenced, done, copies */
+	spinlock_t lock;		/* queues, busy ranges, stash */
 	struct bio_list deferred;
 	struct bio_list held;
 	unsigned int fences;
@@ -325,9 +348,10 @@ struct thin_vol {
 	struct bio_list parked;
 	struct rb_root busy;
 	unsigned int nr_busy;
+	struct thin_stash stash[2];
+	bool stash_low;
 	wait_queue_head_t idle;
 	struct list_head done;
-	struct list_head copies;
 	struct list_head discards;
 	struct work_struct work;
 
@@ -371,13 +395,15 @@ struct thin_target {
  * @node: in vol->busy
  * @begin: first block
  * @end: one past the last
- * @waiters: bios that start again, or go on, when the range is released
+ * @waiters: bios that start again, or go on, when the range is released; vol->lock
+ * @open: a work that takes further writes (thin_work_join()); cleared under vol->lock
  */
 struct thin_busy {
 	struct rb_node node;
 	u64 begin;
 	u64 end;
 	struct bio_list waiters;
+	bool open;
 };
 
 /**
@@ -391,14 +417,17 @@ struct thin_busy {
  * @expect: what the virtual block is mapped to now, or THIN_EXPECT_HOLE
  * @epoch: reader held while the old block is copied, or COMPAT_NO_EPOCH
  * @bios: writes that are issued to the new block itself, not yet started
- * @from: first sector in the block that they write
- * @to: one past the last; they leave no gap
+ * @from: first sector in the block that they write; under vol->lock while @to_fill
+ * @to: one past the last; they leave no gap; likewise
  * @ended: those of them that have ended
  * @pending: I/Os in flight, and one for who starts them
  * @urgency: their flags that say how urgent they are
  * @ioprio: their priority
+ * @fill: fills the block on pool->fill_wq
+ * @to_fill: what @from and @to leave of the block is going to be filled; vol->lock
  * @failed: one of them has failed; set in any context, read when nothing is pending
  * @fill_failed: a zeroing or copying has; likewise
+ * @refused_zeroes: the data device cannot zero by itself; set before @fill is queued
  */
 struct thin_work {
 	struct thin_busy busy;
@@ -416,8 +445,11 @@ struct thin_work {
 	atomic_t pending;
 	blk_opf_t urgency;
 	unsigned short ioprio;
+	struct work_struct fill;
+	bool to_fill;
 	bool failed;
 	bool fill_failed;
+	bool refused_zeroes;
 };
 
 /**
@@ -440,6 +472,7 @@ struct thin_discard {
  * @node: for sorting in the worker
  * @ended: in its work, when it has ended
  * @status: how that was
+ * @iter: what a write to a new block was when it came
  * @work: the work whose new block this bio writes to
  * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
@@ -452,6 +485,7 @@ struct thin_bio {
 		struct {
 			struct llist_node ended;
 			blk_status_t status;
+			struct bvec_iter iter;
 		};
 	};
 	struct thin_work *work;
@@ -576,6 +610,8 @@ void thin_vol_wait_idle(struct thin_vol *vol);
 
 struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end);
 void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end);
+bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
+		     struct bio *bio);
 void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters);
 
 /* ---- dm-thin-map.c ---- */
@@ -586,7 +622,15 @@ bool thin_map_again(struct thin_vol *vol, struct bio *bio, u64 block);
 
 /* ---- dm-thin-provision.c ---- */
 
-bool thin_provision_add(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 expect,
+struct thin_work *thin_work_create(struct bio *bio);
+void thin_work_free(struct thin_work *work);
+void thin_work_drop(struct thin_work *work);
+void thin_work_take(struct thin_work *work, struct bio *bio);
+bool thin_work_join(struct thin_busy *busy, struct bio *bio);
+void thin_work_start(struct thin_work *work);
+void thin_work_put(struct thin_work *work);
+void thin_work_replace(struct thin_work *work, struct bio *bio, u64 expect);
+void thin_provision_add(struct thin_work *work, struct bio *bio, u64 expect,
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
 void thin_provision_finish(struct thin_vol *vol);
@@ -596,9 +640,18 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status);
 int thin_provision_init(struct pool *pool);
 void thin_provision_exit(struct pool *pool);
 
-/* dm-thin-fill.c */
+/* ---- dm-thin-front.c ---- */
+
+int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 expect);
+void thin_stash_fill(struct thin_vol *vol);
+void thin_stash_return(struct thin_vol *vol);
+bool thin_stash_return_all(struct pool *pool);
+int pool_get_space(struct pool *pool, struct thin_meta_space *space);
+
+/* ---- dm-thin-fill.c ---- */
+
+void thin_fill_now(struct work_struct *ws);
 void thin_fill(struct thin_work *work);
-void thin_fill_go_on(struct thin_vol *vol);
 int thin_fill_init(struct pool *pool);
 void thin_fill_exit(struct pool *pool);
 

@@ -86,17 +86,19 @@ void sm_free_bitmap(struct disk_bitmap **bitmap)
  */
 void sm_unload(struct pd_sm *sm, struct sm_region *r)
 {
-	if (r->cur) {
-		sm_free_bitmap(&r->cur);
-		sm->nr_loaded--;
-	}
+	if (!r->cur)
+		return;
+	spin_lock(&sm->peek_lock);
+	sm_free_bitmap(&r->cur);
+	spin_unlock(&sm->peek_lock);
+	sm->nr_loaded--;
 }
 
 /**
  * sm_drop_held() - free the page of held entries if there are none
  * @r: the region
  *
- * Not in a dirty region: the commit may have to note there what was freed, and
+ * Not in a dirty region: freezing it may have to note there what was freed, and
  * must not fail then.
  */
 void sm_drop_held(struct sm_region *r)
@@ -146,13 +148,13 @@ int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region)
 	return 0;
 }
 
-/* Clean bitmaps are a cache of what dm-bufio has, too. */
+/* Clean bitmaps are a cache of what the disk has, unless they are on their way to it. */
 static void shed(struct pd_sm *sm)
 {
 	struct sm_region *r;
 	unsigned long index;
 
-	if (sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
+	if (sm->in_flight || sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
 		return;
 	xa_for_each(&sm->regions, index, r)
 		if (list_empty(&r->dirty))
@@ -200,7 +202,9 @@ int sm_load(struct pd_sm *sm, struct sm_region *r)
 		memcpy((void *)page, data, PD_BLOCK_SIZE);
 		bm_put(buffer);
 	}
+	spin_lock(&sm->peek_lock);
 	r->cur = (struct disk_bitmap *)page;
+	spin_unlock(&sm->peek_lock);
 	sm->nr_loaded++;
 	clear_tail(sm, r);
 	recount(r);

@@ -24,6 +24,7 @@ void sm_init(struct pd_sm *sm, struct pd_tm *tm, bool is_data)
 	memset(sm, 0, sizeof(*sm));
 	sm->tm = tm;
 	sm->is_data = is_data;
+	spin_lock_init(&sm->peek_lock);
 	xa_init(&sm->regions);
 	xa_init(&sm->overflow);
 	INIT_LIST_HEAD(&sm->dirty);
@@ -34,19 +35,25 @@ static void free_region(struct pd_sm *sm, struct sm_region *r)
 	sm_unload(sm, r);
 	sm_free_bitmap(&r->old);
 	free_page((unsigned long)r->held);
+	spin_lock(&sm->peek_lock);
 	xa_erase(&sm->regions, r->index);
+	spin_unlock(&sm->peek_lock);
 	kfree(r);
 }
 
 /**
- * sm_abort() - forget the open transaction
- * @sm: the map; reservations and quarantine stay.  sm_open() must follow.
+ * sm_abort() - forget the open transaction, and the frozen one
+ * @sm: the map; reservations stay, and the quarantine of what durable transactions
+ *	freed.  sm_open() must follow.
  */
 void sm_abort(struct pd_sm *sm)
 {
 	struct sm_region *r;
 	unsigned long index;
 
+	sm_release(sm, sm->frozen);
+	sm->frozen = NULL;
+	sm->in_flight = false;
 	xa_for_each(&sm->regions, index, r) {
 		INIT_LIST_HEAD(&r->dirty);
 		sm_drop_held(r);
@@ -89,7 +96,7 @@ void sm_exit(struct pd_sm *sm)
  * sm_nr_free() - blocks that can be used
  * @sm: the map
  *
- * For metadata, blocks freed in the open transaction do not count; for data
+ * For metadata, blocks freed by a transaction that is not durable do not count; for data
  * they do, reserved ones do not, nor does growth before its commit (format
  * 13.6).
  *
@@ -98,7 +105,9 @@ void sm_exit(struct pd_sm *sm)
 u64 sm_nr_free(struct pd_sm *sm)
 {
 	u64 total = sm->is_data ? sm->durable_blocks : sm->nr_blocks;
-	u64 used = sm->nr_allocated + (sm->is_data ? sm->nr_reserved : sm->nr_freed);
+	u64 used = sm->nr_allocated;
+
+	used += sm->is_data ? sm->nr_reserved : sm->nr_freed + sm->nr_quarantined;
 
 	return total > used ? total - used : 0;
 }
@@ -143,6 +152,30 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count)
 	if (*count == 3)
 		err = overflow_count(sm, block, count);
 	return err;
+}
+
+/**
+ * sm_peek_shared() - does a block have two references or more, as far as is known
+ * @sm: the map
+ * @block: which
+ *
+ * Without the lock that other functions need, and without waiting: the answer is
+ * that of a moment.
+ *
+ * Return: false also when the count is not in memory.
+ */
+bool sm_peek_shared(struct pd_sm *sm, u64 block)
+{
+	struct sm_region *r;
+	u32 i;
+	u64 index = div_u64_rem(block, SM_ENTRIES_PER_BITMAP, &i);
+	bool shared;
+
+	spin_lock(&sm->peek_lock);
+	r = xa_load(&sm->regions, index);
+	shared = r && r->cur && sm_get_entry(r->cur, i) > 1;
+	spin_unlock(&sm->peek_lock);
+	return shared;
 }
 
 /**
@@ -223,7 +256,7 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 	err = sm_find_entry(sm, block, &r, &i);
 	if (!err)
 		err = sm_touch(sm, r);
-	if (!err && sm->is_data)
+	if (!err)
 		err = sm_touch_held(r);
 	if (err)
 		return err;

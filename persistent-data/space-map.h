@@ -9,13 +9,19 @@
  * The map is cut into regions, the blocks that one bitmap counts.  A region's
  * bitmap is loaded when it is needed.  For the first change in a transaction
  * the counts as they were are kept beside it: a block is free to take only if
- * it is free in both, so nothing is reused before the transaction that freed
- * it is durable.
+ * it is free in both.
  *
- * The map of data blocks has two more states in memory, kept in @held:
- * - reserved: handed out, not yet counted (its mapping is not yet inserted);
- * - quarantined: free and durably so, but bios may still be under way to it.
- * They live through an abort: the bios they stand for do too.
+ * Two more states are only in memory, kept in @held:
+ * - quarantined: free since a transaction that has been frozen.  Metadata blocks
+ *   leave it when that is durable; data blocks later, as bios may still be under
+ *   way to them.
+ * - reserved: a data block that is handed out, but not yet counted (its mapping
+ *   is not yet inserted).
+ * Reservations and the quarantine of what is durably free live through an
+ * abort: the bios they stand for do too.
+ *
+ * So a block is taken only if it is free in the open transaction, in the frozen one
+ * and in the durable state.
  *
  * What the disk says of free entries (nr_free, none_free_before) is a hint: it
  * is recounted when a bitmap is loaded, and all bitmaps are loaded before space
@@ -28,6 +34,7 @@
 #define PD_SPACE_MAP_H
 
 #include <linux/list.h>
+#include <linux/spinlock.h>
 #include <linux/xarray.h>
 
 #include "disk-format.h"
@@ -44,7 +51,7 @@ struct pd_tm;
  * @exact: the two fields above are counted, not read from disk
  * @stale: @bitmap and the hints must be read again (after an abort)
  * @cur: the counts, NULL while not loaded
- * @old: the counts as of the last commit, NULL while unchanged
+ * @old: the counts as the last frozen transaction left them, NULL while unchanged
  * @held: in the layout of a bitmap: the even bit of a reserved entry, the odd
  *	one of a quarantined entry; NULL while there is none
  * @nr_held: entries in @held
@@ -67,7 +74,7 @@ struct sm_region {
 	struct list_head dirty;
 };
 
-/* Data blocks of one region freed by one transaction: even bits of a bitmap's layout. */
+/* Blocks of one region freed by one transaction: even bits of a bitmap's layout. */
 struct sm_freed_page {
 	struct sm_freed_page *next;
 	u64 region;
@@ -82,6 +89,9 @@ static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
  * @is_data: counts data blocks, else metadata blocks
  * @nr_blocks: blocks counted
  * @durable_blocks: the same as of the last commit
+ * @frozen: the blocks freed by the frozen transaction
+ * @frozen_blocks: as @nr_blocks, of the frozen transaction
+ * @in_flight: there is one: clean bitmaps may be more than the disk has
  * @nr_allocated: blocks with a count above 0
  * @nr_reserved: blocks reserved
  * @nr_freed: blocks that lost their last reference in the open transaction
@@ -90,6 +100,7 @@ static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
  * @bitmap_root: data: root of the index tree; metadata: the index block
  * @overflow_root: root of the tree of counts above 2
  * @index: the index block (metadata only)
+ * @peek_lock: regions and loaded bitmaps stay while it is held (sm_peek_shared())
  * @regions: by number of the bitmap
  * @overflow: exact counts, changed in this transaction, of blocks that have or
  *	had an entry in the overflow tree
@@ -105,6 +116,9 @@ struct pd_sm {
 	bool is_data;
 	u64 nr_blocks;
 	u64 durable_blocks;
+	struct sm_freed_page *frozen;
+	u64 frozen_blocks;
+	bool in_flight;
 	u64 nr_allocated;
 	u64 nr_reserved;
 	u64 nr_freed;
@@ -113,6 +127,7 @@ struct pd_sm {
 	u64 bitmap_root;
 	u64 overflow_root;
 	struct disk_index *index;
+	spinlock_t peek_lock;
 	struct xarray regions;
 	struct xarray overflow;
 	u64 nr_overflow;
@@ -130,6 +145,7 @@ void sm_exit(struct pd_sm *sm);
 u64 sm_nr_free(struct pd_sm *sm);
 
 int sm_count(struct pd_sm *sm, u64 block, u32 *count);
+bool sm_peek_shared(struct pd_sm *sm, u64 block);
 int sm_inc(struct pd_sm *sm, u64 block);
 int sm_dec(struct pd_sm *sm, u64 block, bool *freed);
 int sm_alloc(struct pd_sm *sm, u64 *block);
@@ -141,12 +157,13 @@ void sm_recount(struct pd_sm *sm);
 /* space-map-region.c */
 int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
 
-/* space-map-data.c: reservations and quarantine */
+/* space-map-held.c: reservations and quarantine */
 int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len);
 void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
 int sm_last_loss(struct pd_sm *sm, u64 block, u64 *seq);
 int sm_take_reserved(struct pd_sm *sm, u64 block);
 void sm_untake(struct pd_sm *sm, u64 block);
+void sm_freeze(struct pd_sm *sm);
 struct sm_freed_page *sm_settle(struct pd_sm *sm);
 void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
 bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,

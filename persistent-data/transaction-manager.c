@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The blocks of the open transaction; see the header.
+ * The blocks of the transactions that are not durable yet; see the header.
  */
 #include "transaction-manager.h"
 
@@ -42,27 +42,58 @@ void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta, u64 seq)
 {
 	tm->bm = bm;
 	tm->meta = meta;
+	tm->open = 0;
 	tm->nr_shadows = 0;
 	tm->seq = seq;
 	tm->hidden_loss_seq = 0;
-	xa_init(&tm->shadows);
+	xa_init(&tm->shadows[0]);
+	xa_init(&tm->shadows[1]);
+}
+
+static void drop(struct xarray *shadows)
+{
+	unsigned long block;
+	void *entry;
+
+	xa_for_each(shadows, block, entry)
+		free_page((unsigned long)entry_page(entry));
+	xa_destroy(shadows);
 }
 
 /**
- * tm_drop() - forget all changed blocks
+ * tm_drop() - forget all changed blocks, the frozen ones too
  * @tm: the transaction
  *
  * The caller holds the metadata lock for writing.
  */
 void tm_drop(struct pd_tm *tm)
 {
-	unsigned long block;
-	void *entry;
-
-	xa_for_each(&tm->shadows, block, entry)
-		free_page((unsigned long)entry_page(entry));
-	xa_destroy(&tm->shadows);
+	tm_drop_frozen(tm);
+	drop(&tm->shadows[tm->open]);
 	tm->nr_shadows = 0;
+}
+
+/**
+ * tm_freeze() - the blocks of the open transaction are what they are to be
+ * @tm: the transaction; none is frozen
+ *
+ * The next one is open then.  The caller holds the metadata lock for writing.
+ */
+void tm_freeze(struct pd_tm *tm)
+{
+	tm->open ^= 1;
+	WRITE_ONCE(tm->nr_shadows, 0);
+}
+
+/**
+ * tm_drop_frozen() - the frozen transaction is durable
+ * @tm: the transaction
+ *
+ * The caller holds the metadata lock for writing.
+ */
+void tm_drop_frozen(struct pd_tm *tm)
+{
+	drop(&tm->shadows[tm->open ^ 1]);
 }
 
 /**
@@ -79,8 +110,10 @@ void tm_drop(struct pd_tm *tm)
  */
 int tm_read(struct pd_tm *tm, u64 block, enum pd_kind kind, bool may_block, struct pd_read *read)
 {
-	void *entry = xa_load(&tm->shadows, block);
+	void *entry = xa_load(&tm->shadows[tm->open], block);
 
+	if (!entry)
+		entry = xa_load(&tm->shadows[tm->open ^ 1], block);
 	if (entry) {
 		if (entry_kind(entry) != kind) {
 			bm_complain(tm->bm, block, kind, "is of another kind", -EILSEQ);
@@ -115,13 +148,13 @@ static int place_page(struct pd_tm *tm, enum pd_kind kind, unsigned long page, u
 
 	r = sm_alloc(tm->meta, block);
 	if (!r)
-		r = xa_err(xa_store(&tm->shadows, *block, make_entry((void *)page, kind),
-				    GFP_NOIO));
+		r = xa_err(xa_store(&tm->shadows[tm->open], *block,
+				    make_entry((void *)page, kind), GFP_NOIO));
 	if (r) {
 		free_page(page);
 		return r;
 	}
-	tm->nr_shadows++;
+	WRITE_ONCE(tm->nr_shadows, tm->nr_shadows + 1);
 	*data = (void *)page;
 	return 0;
 }
@@ -176,7 +209,7 @@ int tm_shadow(struct pd_tm *tm, enum pd_kind kind, u64 old, u64 *block, void **d
 	if (r)
 		return r;
 	*shared = count > 1;
-	if (!read.buffer && !*shared) {
+	if (!*shared && xa_load(&tm->shadows[tm->open], old)) {
 		*block = old;
 		*data = (void *)read.data;
 		return 0;
@@ -223,10 +256,11 @@ int tm_dec(struct pd_tm *tm, u64 block, bool *freed)
 	r = sm_dec(tm->meta, block, freed);
 	if (r || !*freed)
 		return r;
-	entry = xa_erase(&tm->shadows, block);
+	/* Not a frozen one: that is on its way to the disk. */
+	entry = xa_erase(&tm->shadows[tm->open], block);
 	if (entry) {
 		free_page((unsigned long)entry_page(entry));
-		tm->nr_shadows--;
+		WRITE_ONCE(tm->nr_shadows, tm->nr_shadows - 1);
 	}
 	return 0;
 }
@@ -245,21 +279,21 @@ int tm_count(struct pd_tm *tm, u64 block, u32 *count)
 }
 
 /**
- * tm_write_shadows() - hand every changed block to the block manager
+ * tm_write_frozen() - hand every frozen block to the block manager
  * @tm: the transaction
  *
- * The pages stay, and are what tm_read() gives, until tm_drop(): as long as
+ * The pages stay, and are what tm_read() gives, until tm_drop_frozen(): as long as
  * the write may fail the device's former content must not be seen.
  *
  * Return: 0 or a negative errno.
  */
-int tm_write_shadows(struct pd_tm *tm)
+int tm_write_frozen(struct pd_tm *tm)
 {
 	unsigned long block;
 	void *entry;
 	int r;
 
-	xa_for_each(&tm->shadows, block, entry) {
+	xa_for_each(&tm->shadows[tm->open ^ 1], block, entry) {
 		r = bm_write(tm->bm, block, entry_kind(entry), entry_page(entry));
 		if (r)
 			return r;

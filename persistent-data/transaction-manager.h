@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The blocks of the open transaction.
+ * The blocks of the open transaction, and of the one that is being committed.
  *
  * Nothing that the durable superblock reaches is changed in place.  The first
  * change of a block moves it to a new place ("shadows" it); the new block is a
- * page of this object until the commit hands it to the block manager.  So:
- * - pointers to shadowed blocks stay good until they are freed, committed or
+ * page of this object until its transaction is durable.  So:
+ * - pointers to shadowed blocks stay good until they are freed, frozen or
  *   aborted; no buffer is held while the trees are changed;
  * - aborting is dropping the pages.
  *
+ * Freezing opens the next transaction.  The pages of the frozen one change no
+ * more, are what readers get, and are shadowed like durable blocks.
+ *
  * Locking: changes need the pool's metadata lock for writing, tm_read() for
- * reading.
+ * reading.  tm_write_frozen() needs none, as nobody drops the pages before it ends.
  */
 #ifndef PD_TRANSACTION_MANAGER_H
 #define PD_TRANSACTION_MANAGER_H
@@ -25,8 +28,10 @@ struct pd_sm;
  * struct pd_tm - open transaction over a block manager
  * @bm: where durable blocks are
  * @meta: counts metadata blocks
- * @shadows: block number to its page and kind
- * @nr_shadows: pages in @shadows
+ * @shadows: block number to its page and kind, of the open transaction and of the frozen
+ *	one
+ * @open: which of @shadows is the open transaction's
+ * @nr_shadows: pages of the open transaction
  * @seq: number of the open transaction
  * @hidden_loss_seq: last transaction in which a shared node was dropped, so that what it
  *	points to lost a user that no count shows
@@ -34,7 +39,8 @@ struct pd_sm;
 struct pd_tm {
 	struct pd_bm *bm;
 	struct pd_sm *meta;
-	struct xarray shadows;
+	struct xarray shadows[2];
+	unsigned int open;
 	u64 nr_shadows;
 	u64 seq;
 	u64 hidden_loss_seq;
@@ -43,7 +49,7 @@ struct pd_tm {
 /**
  * struct pd_read - a block being read, of the open transaction or durable
  * @data: 4096 bytes
- * @buffer: what to give back, NULL for a page of the open transaction
+ * @buffer: what to give back, NULL for a page of a transaction
  */
 struct pd_read {
 	const void *data;
@@ -52,6 +58,8 @@ struct pd_read {
 
 void tm_init(struct pd_tm *tm, struct pd_bm *bm, struct pd_sm *meta, u64 seq);
 void tm_drop(struct pd_tm *tm);
+void tm_freeze(struct pd_tm *tm);
+void tm_drop_frozen(struct pd_tm *tm);
 
 int tm_read(struct pd_tm *tm, u64 block, enum pd_kind kind, bool may_block, struct pd_read *read);
 void tm_put(struct pd_read *read);
@@ -62,7 +70,7 @@ int tm_inc(struct pd_tm *tm, u64 block);
 int tm_dec(struct pd_tm *tm, u64 block, bool *freed);
 int tm_count(struct pd_tm *tm, u64 block, u32 *count);
 
-int tm_write_shadows(struct pd_tm *tm);
+int tm_write_frozen(struct pd_tm *tm);
 
 static inline void tm_note_hidden_loss(struct pd_tm *tm)
 {

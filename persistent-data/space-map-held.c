@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What only the map of data blocks has: reservations, and the quarantine of
- * blocks that are free but may still be reached by bios under way.
+ * Blocks that are held though their count is 0: reservations, and the quarantine of
+ * blocks that are free but may still be needed, or reached by bios under way.
  */
 #include "space-map-region.h"
 
@@ -170,28 +170,27 @@ static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed
 }
 
 /**
- * sm_settle() - the transaction is durable
- * @sm: the map, laid out and written
+ * sm_freeze() - the next transaction begins
+ * @sm: the map, laid out and written; the transaction before is settled
  *
- * Return: for a map of data blocks, the blocks that lost their last reference
- * and are in quarantine until sm_release(); NULL when there are none.
+ * What has been freed is in quarantine from here on.
  */
-struct sm_freed_page *sm_settle(struct pd_sm *sm)
+void sm_freeze(struct pd_sm *sm)
 {
-	struct sm_freed_page *pages = NULL, *page;
+	struct sm_freed_page *page;
 	struct sm_region *r, *tmp;
 
 	list_for_each_entry_safe(r, tmp, &sm->dirty, dirty) {
 		list_del_init(&r->dirty);
 		r->bitmap = r->new_bitmap;
 		r->new_bitmap = 0;
-		if (r->old && sm->is_data && sm->nr_freed) {
+		if (r->old && sm->nr_freed) {
 			/* The words sit at the same place in both structures. */
 			page = (struct sm_freed_page *)r->old;
 			if (collect_freed(sm, r, page)) {
 				page->region = r->index;
-				page->next = pages;
-				pages = page;
+				page->next = sm->frozen;
+				sm->frozen = page;
 				r->old = NULL;
 			}
 		}
@@ -201,13 +200,33 @@ struct sm_freed_page *sm_settle(struct pd_sm *sm)
 	sm->nr_dirty = 0;
 	sm->nr_freed = 0;
 	sm->nr_overflow = 0;
-	WRITE_ONCE(sm->durable_blocks, sm->nr_blocks);
-	return pages;
+	sm->frozen_blocks = sm->nr_blocks;
+	sm->in_flight = true;
+}
+
+/**
+ * sm_settle() - the frozen transaction is durable
+ * @sm: the map
+ *
+ * Return: for a map of data blocks, the blocks that lost their last reference
+ * and are in quarantine until sm_release(); NULL when there are none.
+ */
+struct sm_freed_page *sm_settle(struct pd_sm *sm)
+{
+	struct sm_freed_page *pages = sm->frozen;
+
+	sm->frozen = NULL;
+	sm->in_flight = false;
+	WRITE_ONCE(sm->durable_blocks, sm->frozen_blocks);
+	if (sm->is_data)
+		return pages;
+	sm_release(sm, pages);
+	return NULL;
 }
 
 /**
  * sm_release() - end the quarantine of a set
- * @sm: the map of data blocks
+ * @sm: the map
  * @pages: of sm_settle()
  */
 void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
