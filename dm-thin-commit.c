@@ -238,12 +238,14 @@ static bool make_durable(struct pool *pool, struct bio_list *bios, unsigned int 
 	struct bio *bio;
 	u64 flushes;
 
-	/* The commit that was under way when they came may have been the one they needed. */
+	/* The commit that was under way when they came may be the one they need. */
 	flushes = READ_ONCE(pool->data_flushes);
+	mutex_lock(&pool->state_lock);
 	if (!all_durable(bios)) {
-		commit_error = pool_commit(pool);
+		commit_error = pool_commit_locked(pool);
 		committed = true;
 	}
+	mutex_unlock(&pool->state_lock);
 	/* Unless a flush that began after they came has ended well. */
 	if (READ_ONCE(pool->data_flushed) <= flushes)
 		flush_error = blkdev_issue_flush(pool->data_bdev);

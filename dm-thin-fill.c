@@ -38,8 +38,9 @@ struct part {
 
 /*
  * One copy: the sectors from @begin on of the block are read to @pages; the @nr
- * parts of them are written by @writes.  @status is the read's until it has ended,
- * then any failed write's; who brings @pending to zero reads it.
+ * parts of them are written by @writes.  @pending is first for the read and who submits
+ * it: the last of both sees to the writes, so that nothing is submitted from where
+ * the read ends.  @status is the read's until it has ended, then any failed write's.
  */
 struct thin_copy {
 	struct work_struct write;
@@ -48,7 +49,9 @@ struct thin_copy {
 	unsigned int order;
 	sector_t begin;
 	unsigned int nr;
-	struct bio *writes[2];
+	struct bio read;
+	struct bio writes[2];
+	struct bio_vec vecs[3];
 	atomic_t pending;
 	blk_status_t status;
 };
@@ -230,22 +233,17 @@ static int buffer_sectors(const struct thin_copy *copy)
 	return (PAGE_SIZE << copy->order) >> SECTOR_SHIFT;
 }
 
-static void free_copy(struct thin_copy *copy)
-{
-	while (copy->nr)
-		bio_put(copy->writes[--copy->nr]);
-	if (copy->pages)
-		__free_pages(copy->pages, copy->order);
-	kfree(copy);
-}
-
 static void end_copy(struct thin_copy *copy)
 {
 	struct thin_work *work = copy->work;
 	bool failed = copy->status;
 
 	atomic_sub(buffer_sectors(copy), &work->vol->pool->fill_sectors);
-	free_copy(copy);
+	bio_uninit(&copy->read);
+	while (copy->nr)
+		bio_uninit(&copy->writes[--copy->nr]);
+	__free_pages(copy->pages, copy->order);
+	kfree(copy);
 	thin_provision_fill_done(work, failed);
 }
 
@@ -264,9 +262,13 @@ static void write_copy(struct work_struct *ws)
 	struct thin_copy *copy = container_of(ws, struct thin_copy, write);
 	unsigned int i, nr = copy->nr;
 
+	if (copy->status) {
+		end_copy(copy);
+		return;
+	}
 	atomic_set(&copy->pending, nr);
 	for (i = 0; i < nr; i++)
-		submit_bio(copy->writes[i]);
+		submit_bio(&copy->writes[i]);
 }
 
 static void copy_read(struct bio *bio)
@@ -274,32 +276,50 @@ static void copy_read(struct bio *bio)
 	struct thin_copy *copy = bio->bi_private;
 
 	copy->status = bio->bi_status;
-	bio_put(bio);
-	if (copy->status)
-		end_copy(copy);
-	else if (in_task() && !irqs_disabled() && current->bio_list)
-		/* The device has answered at once.  What is submitted now waits in a list. */
-		write_copy(&copy->write);
-	else
+	if (atomic_dec_and_test(&copy->pending))
 		queue_work(copy->work->vol->pool->fill_wq, &copy->write);
 }
 
-static struct bio *copy_bio(struct thin_copy *copy, struct block_device *bdev, sector_t sector,
-			    const struct part *part, blk_opf_t opf)
+static void init_copy_bio(struct thin_copy *copy, struct bio *bio, struct bio_vec *vec,
+			  struct block_device *bdev, sector_t sector, const struct part *part,
+			  enum req_op op)
 {
 	unsigned int offset = (part->from - copy->begin) << SECTOR_SHIFT;
-	struct bio *bio = bio_alloc_bioset(bdev, 1, opf, GFP_NOWAIT | __GFP_NOWARN,
-					   &copy->work->vol->pool->fill_bios);
 
-	if (!bio)
-		return NULL;
+	bio_init(bio, bdev, vec, 1, op);
 	set_urgency(bio, copy->work);
 	bio->bi_iter.bi_sector = sector;
 	bio->bi_private = copy;
-	bio->bi_end_io = opf == REQ_OP_READ ? copy_read : copy_written;
+	bio->bi_end_io = op == REQ_OP_READ ? copy_read : copy_written;
 	__bio_add_page(bio, copy->pages + (offset >> PAGE_SHIFT),
 		       (part->to - part->from) << SECTOR_SHIFT, offset_in_page(offset));
-	return bio;
+}
+
+/* Return: NULL when it is too much, or there is no memory. */
+static struct thin_copy *new_copy(struct thin_work *work, sector_t from, sector_t to)
+{
+	struct pool *pool = work->vol->pool;
+	struct thin_copy *copy;
+
+	if (to - from > MAX_COPY)
+		return NULL;
+	/* What a full memory cannot give at once is not worth any effort. */
+	copy = kmalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
+	if (!copy)
+		return NULL;
+	INIT_WORK(&copy->write, write_copy);
+	copy->work = work;
+	copy->begin = from;
+	copy->order = get_order((to - from) << SECTOR_SHIFT);
+	copy->pages = NULL;
+	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) <= MAX_BUFFERS)
+		copy->pages = alloc_pages(__GFP_NOWARN | __GFP_COMP, copy->order);
+	if (!copy->pages) {
+		kfree(copy);
+		return NULL;
+	}
+	atomic_add(buffer_sectors(copy), &pool->fill_sectors);
+	return copy;
 }
 
 /* Return: false when it is too much, or there is no memory. */
@@ -313,44 +333,24 @@ static bool copy(struct thin_work *work, struct block_device *bdev, sector_t sec
 		.from = round_down(parts[0].from, unit),
 		.to = min(round_up(parts[nr - 1].to, unit), end),
 	};
-	/* What a full memory cannot give at once is not worth any effort. */
-	const gfp_t gfp = __GFP_NOWARN | __GFP_COMP;
-	struct thin_copy *copy;
-	struct bio *bio;
+	struct thin_copy *copy = new_copy(work, whole.from, whole.to);
+	unsigned int i;
 
-	if (whole.to - whole.from > MAX_COPY)
-		return false;
-	copy = kzalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
 	if (!copy)
 		return false;
-	INIT_WORK(&copy->write, write_copy);
-	copy->work = work;
-	copy->begin = whole.from;
-	copy->order = get_order((whole.to - whole.from) << SECTOR_SHIFT);
-	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) > MAX_BUFFERS)
-		goto no_memory;
-	copy->pages = alloc_pages(gfp, copy->order);
-	if (!copy->pages)
-		goto no_memory;
-	for (; copy->nr < nr; copy->nr++, parts++) {
-		bio = copy_bio(copy, pool->data_bdev, new_sector(work, parts->from), parts,
-			       REQ_OP_WRITE);
-		if (!bio)
-			goto no_memory;
-		copy->writes[copy->nr] = bio;
-	}
-	bio = copy_bio(copy, bdev, sector + whole.from, &whole, REQ_OP_READ);
-	if (!bio)
-		goto no_memory;
+	copy->nr = nr;
+	for (i = 0; i < nr; i++)
+		init_copy_bio(copy, &copy->writes[i], &copy->vecs[i], pool->data_bdev,
+			      new_sector(work, parts[i].from), &parts[i], REQ_OP_WRITE);
+	init_copy_bio(copy, &copy->read, &copy->vecs[2], bdev, sector + whole.from, &whole,
+		      REQ_OP_READ);
 
-	atomic_add(buffer_sectors(copy), &pool->fill_sectors);
 	atomic_inc(&work->pending);
-	submit_bio(bio);
+	atomic_set(&copy->pending, 2);
+	submit_bio(&copy->read);
+	if (atomic_dec_and_test(&copy->pending))
+		write_copy(&copy->write);
 	return true;
-
-no_memory:
-	free_copy(copy);
-	return false;
 }
 
 /* ---- both ---- */
@@ -397,11 +397,12 @@ void thin_fill_now(struct work_struct *ws)
  */
 void thin_fill(struct thin_work *work)
 {
+	struct pool *pool = work->vol->pool;
 	sector_t sector, len;
 	struct part parts[2];
 	bool fill;
 
-	source_of(work, &sector, &len);
+	work->filled = source_of(work, &sector, &len) || zeroes_begin(work) < pool->block_sectors;
 	fill = parts_of(work, 0, len, parts) || zero_parts(work, parts);
 	work->to_fill = fill;
 	/* Who joins sees all that came before; from here on others change it. */

@@ -7,13 +7,14 @@
  * takes a data block from the stash and goes there at once, in its submitter's
  * context; only the insertion of the mapping is the worker's.  Writes that follow
  * to the same block go there as well while others are on their way, if the block
- * needs no zeroes.  What the stash cannot serve goes to the worker.
+ * needs no zeroes.  Nothing of this waits, so it is done for bios that would not wait, too.
+ * What the stash cannot serve goes to the worker.
  *
  * Neighbours in a volume get neighbours from the stash, whichever comes first, so
  * that a file written in order is in order on the data device.
  *
  * Invariants: a block is in the stash or taken or free, and the stash counts as free
- * to whoever looks from outside (pool_get_space()).  A pool that runs short has no
+ * to whoever looks from outside.  A pool that runs short has no
  * stashes: they are filled only while there is room, and given back before anybody
  * is told that there is none.  Low-water events are the worker's.
  */
@@ -23,66 +24,109 @@
 #include <linux/bitops.h>
 
 /* All stashes leave most of the free space to others. */
-#define STASH_SHARE		32
-/* A run of less is not worth the trouble. */
+#define STASH_SHARE		4
+/* A run of less is not worth the trouble, and one takes no more than a part of what is free. */
 #define MIN_RUN			4
-
-/**
- * pool_get_space - thin_meta_get_space(), with the stashes as free space
- * @pool: pool
- * @space: filled in
- *
- * Takes no lock.
- *
- * Return: as thin_meta_get_space().
- */
-int pool_get_space(struct pool *pool, struct thin_meta_space *space)
-{
-	int r = thin_meta_get_space(pool->tm, space);
-
-	/* The two numbers are of different moments. */
-	space->data_free = min_t(u64, space->data_free + atomic64_read(&pool->stashed),
-				 space->data_total);
-	return r;
-}
+#define RUN_SHARE		32
 
 /* ---- the stash ---- */
 
 /* Is there more than low-water events and a full pool begin with? */
-static bool has_room(struct pool *pool)
+static bool has_room(struct pool *pool, struct thin_meta_space *space)
 {
-	struct thin_meta_space space;
-
 	return pool_mode(pool) == PM_WRITE && !READ_ONCE(pool->space_deadline) &&
-	       !pool_get_space(pool, &space) &&
+	       !thin_meta_get_space(pool->tm, space) &&
 	       (READ_ONCE(pool->low_water_triggered) ||
-		space.data_free > READ_ONCE(pool->low_water));
+		space->data_free > READ_ONCE(pool->low_water));
+}
+
+static bool has_place(const struct thin_stash *run, u64 vblock)
+{
+	u64 at = vblock - run->ahead;
+
+	return at < THIN_STASH_RUN && run->free >> at & 1;
+}
+
+static bool is_better(const struct thin_stash *run, const struct thin_stash *than)
+{
+	if (!run->free || !than)
+		return run->free;
+	if (run->whole != than->whole)
+		return run->whole;
+	return run->begin < than->begin;
+}
+
+/*
+ * The run that goes on where the neighbours of a block are, or else one that is whole, as
+ * the block may get neighbours.
+ */
+static struct thin_stash *choose_run(struct thin_vol *vol, u64 vblock)
+{
+	struct thin_stash *run, *best = NULL;
+	unsigned int nr = 0;
+
+	for (run = vol->stash; run < vol->stash + THIN_STASH_RUNS; run++) {
+		nr += !!run->free;
+		if (!run->whole && has_place(run, vblock))
+			return run;
+		if (is_better(run, best))
+			best = run;
+	}
+	if (nr <= THIN_STASH_RUNS / 2)
+		WRITE_ONCE(vol->stash_low, true);
+	if (best) {
+		best->ahead = vblock - __ffs64(best->free);
+		best->whole = false;
+	}
+	return best;
 }
 
 /* Under vol->lock.  Return: false when the stash is empty. */
 static bool take_block(struct thin_vol *vol, u64 vblock, u64 *block)
 {
-	struct thin_stash *stash = vol->stash;
+	struct thin_stash *run = choose_run(vol, vblock);
 	u64 at;
 
-	if (!stash->free) {
-		stash[1].ahead = stash->ahead + THIN_STASH_RUN;
-		*stash = stash[1];
-		stash[1].free = 0;
-	}
-	if (!stash[1].free)
-		WRITE_ONCE(vol->stash_low, true);
-	if (!stash->free)
+	if (!run)
+		return false;
+	at = vblock - run->ahead;
+	run->free &= ~BIT_ULL(at);
+	thin_meta_take_stashed(vol->pool->tm);
+	*block = run->begin + at;
+	return true;
+}
+
+/* Return: false when there shall be no more. */
+static bool add_run(struct thin_vol *vol, const struct thin_meta_space *space)
+{
+	u64 spare = space->data_free - space->data_stashed, low_water, begin, len;
+	struct thin_stash *run;
+
+	low_water = READ_ONCE(vol->pool->low_water);
+	if (spare <= low_water || space->data_stashed > space->data_free / STASH_SHARE)
+		return false;
+	len = min_t(u64, THIN_STASH_RUN, (spare - low_water) / RUN_SHARE);
+	if (len < MIN_RUN || thin_meta_stash_data(vol->pool->tm, len, &begin, &len))
 		return false;
 
-	at = vblock - stash->ahead;
-	if (at >= THIN_STASH_RUN || !(stash->free >> at & 1)) {
-		at = __ffs64(stash->free);
-		stash->ahead = vblock - at;
-	}
-	stash->free &= ~BIT_ULL(at);
-	atomic64_dec(&vol->pool->stashed);
-	*block = stash->begin + at;
+	spin_lock_irq(&vol->lock);
+	for (run = vol->stash; run->free; run++)
+		;
+	run->begin = begin;
+	run->free = GENMASK_ULL(len - 1, 0);
+	run->whole = true;
+	spin_unlock_irq(&vol->lock);
+	return true;
+}
+
+/* Only the worker adds, so there is room as long as it says. */
+static bool is_full(struct thin_vol *vol)
+{
+	unsigned int i;
+
+	for (i = 0; i < THIN_STASH_RUNS; i++)
+		if (!READ_ONCE(vol->stash[i].free))
+			return false;
 	return true;
 }
 
@@ -94,58 +138,27 @@ static bool take_block(struct thin_vol *vol, u64 vblock, u64 *block)
  */
 void thin_stash_fill(struct thin_vol *vol)
 {
-	struct pool *pool = vol->pool;
 	struct thin_meta_space space;
-	struct thin_stash *stash;
-	u64 want, begin, len;
 
-	if (likely(!READ_ONCE(vol->stash_low)) || !has_room(pool) ||
-	    thin_meta_get_space(pool->tm, &space) || space.data_free <= READ_ONCE(pool->low_water))
+	if (likely(!READ_ONCE(vol->stash_low)))
 		return;
-	want = min_t(u64, THIN_STASH_RUN,
-		     (space.data_free - READ_ONCE(pool->low_water)) / STASH_SHARE);
-	if (want < MIN_RUN)
-		return;
-
-	/* Counted first: nobody sees less free than there is. */
-	atomic64_add(want, &pool->stashed);
-	if (thin_meta_alloc_data(pool->tm, want, &begin, &len))
-		len = 0;
-	atomic64_sub(want - len, &pool->stashed);
-	if (!len)
-		return;
-
-	spin_lock_irq(&vol->lock);
-	stash = &vol->stash[vol->stash[0].free ? 1 : 0];
-	stash->begin = begin;
-	stash->free = GENMASK_ULL(len - 1, 0);
+	while (!is_full(vol) && has_room(vol->pool, &space) && add_run(vol, &space))
+		;
 	WRITE_ONCE(vol->stash_low, false);
-	spin_unlock_irq(&vol->lock);
+	/* It may just have been taken from who is told that nothing is left. */
+	if (!has_room(vol->pool, &space))
+		thin_stash_return(vol);
 }
 
-/* Empties the stash into @stash. */
-static bool take_all(struct thin_vol *vol, struct thin_stash *stash)
+static void unstash(struct pool *pool, const struct thin_stash *run)
 {
-	bool any;
-
-	lockdep_assert_held(&vol->lock);
-	memcpy(stash, vol->stash, sizeof(vol->stash));
-	vol->stash[0].free = 0;
-	vol->stash[1].free = 0;
-	any = stash[0].free || stash[1].free;
-	return any;
-}
-
-static void unreserve(struct pool *pool, const struct thin_stash *stash)
-{
-	u64 free = stash->free;
+	u64 free = run->free;
 
 	while (free) {
 		unsigned int from = __ffs64(free);
 		unsigned int len = ~(free >> from) ? __ffs64(~(free >> from)) : THIN_STASH_RUN;
 
-		thin_meta_unreserve_data(pool->tm, stash->begin + from, len);
-		atomic64_sub(len, &pool->stashed);
+		thin_meta_unstash_data(pool->tm, run->begin + from, len);
 		free &= ~GENMASK_ULL(from + len - 1, from);
 	}
 }
@@ -155,16 +168,44 @@ static void unreserve(struct pool *pool, const struct thin_stash *stash)
  * @vol: volume
  *
  * May sleep.
+ *
+ * Return: true when there was something in it.
  */
-void thin_stash_return(struct thin_vol *vol)
+bool thin_stash_return(struct thin_vol *vol)
 {
-	struct thin_stash stash[2];
+	struct thin_stash stash[THIN_STASH_RUNS];
+	bool any = false;
+	unsigned int i;
 
 	spin_lock_irq(&vol->lock);
-	take_all(vol, stash);
+	memcpy(stash, vol->stash, sizeof(stash));
+	for (i = 0; i < THIN_STASH_RUNS; i++)
+		vol->stash[i].free = 0;
 	spin_unlock_irq(&vol->lock);
-	unreserve(vol->pool, &stash[0]);
-	unreserve(vol->pool, &stash[1]);
+	for (i = 0; i < THIN_STASH_RUNS; i++) {
+		any |= stash[i].free;
+		unstash(vol->pool, &stash[i]);
+	}
+	return any;
+}
+
+static struct thin_vol *find_stash(struct pool *pool)
+{
+	struct thin_vol *vol, *found = NULL;
+	unsigned int i;
+
+	spin_lock_irq(&pool->lock);
+	list_for_each_entry(vol, &pool->vols, list) {
+		for (i = 0; i < THIN_STASH_RUNS && !found; i++)
+			if (READ_ONCE(vol->stash[i].free))
+				found = vol;
+		if (found)
+			break;
+	}
+	if (found)
+		refcount_inc(&found->ref);
+	spin_unlock_irq(&pool->lock);
+	return found;
 }
 
 /**
@@ -173,32 +214,20 @@ void thin_stash_return(struct thin_vol *vol)
  *
  * May sleep.
  *
- * Return: true when there was one.
+ * Return: true when there was one, or somebody is giving one back.
  */
 bool thin_stash_return_all(struct pool *pool)
 {
-	struct thin_stash stash[2];
+	struct thin_meta_space space;
 	struct thin_vol *vol;
-	bool found, any = false;
+	bool any = false;
 
-	do {
-		found = false;
-		spin_lock_irq(&pool->lock);
-		list_for_each_entry(vol, &pool->vols, list) {
-			spin_lock(&vol->lock);
-			found = take_all(vol, stash);
-			spin_unlock(&vol->lock);
-			if (found)
-				break;
-		}
-		spin_unlock_irq(&pool->lock);
-		if (found) {
-			unreserve(pool, &stash[0]);
-			unreserve(pool, &stash[1]);
-			any = true;
-		}
-	} while (found);
-	return any;
+	while ((vol = find_stash(pool))) {
+		any |= thin_stash_return(vol);
+		thin_vol_unref(vol);
+	}
+	cond_resched();
+	return any || (!thin_meta_get_space(pool->tm, &space) && space.data_stashed);
 }
 
 /* ---- the write ---- */
@@ -246,9 +275,11 @@ static int follow(struct thin_vol *vol, struct thin_busy *busy, struct bio *bio)
 }
 
 /* Whether a block that looks shared has to be copied takes more than a look to deny. */
-static bool is_for_front(struct pool *pool, struct bio *bio, u64 expect)
+static bool is_for_front(struct pool *pool, u64 expect)
 {
-	return !(bio->bi_opf & REQ_NOWAIT) && has_room(pool) &&
+	struct thin_meta_space space;
+
+	return has_room(pool, &space) &&
 	       (expect == THIN_EXPECT_HOLE || thin_meta_peek_shared(pool->tm, expect));
 }
 
@@ -271,14 +302,15 @@ int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 ex
 	bool claimed = false;
 	int r = -EAGAIN;
 
-	if (is_for_front(tt->pool, bio, expect))
+	if (is_for_front(tt->pool, expect))
 		work = thin_work_create(bio);
 
 	spin_lock_irq(&vol->lock);
 	busy = thin_busy_find(vol, vblock, vblock + 1);
 	if (busy) {
 		r = follow(vol, busy, bio);
-	} else if (work && vol->nr_busy < THIN_MAX_WORKS && take_block(vol, vblock, &work->block)) {
+	} else if (work && !READ_ONCE(vol->crowded) && vol->nr_busy < THIN_MAX_WORKS &&
+		   take_block(vol, vblock, &work->block)) {
 		thin_busy_add(vol, &work->busy, vblock, vblock + 1);
 		claimed = true;
 	}

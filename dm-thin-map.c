@@ -152,8 +152,7 @@ static int try_map(struct thin_target *tt, struct bio *bio)
 		trace_thin_hit(vol, vblock, map.block, len);
 		return DM_MAPIO_REMAPPED;
 	}
-	if (bio_op(bio) == REQ_OP_WRITE && (!r || r == -ENODATA) &&
-	    !(bio->bi_opf & REQ_NOWAIT && nr > 1)) {
+	if (bio_op(bio) == REQ_OP_WRITE && (!r || r == -ENODATA)) {
 		accept(pool, bio, vblock + 1);
 		r = thin_front_write(tt, bio, vblock, r ? THIN_EXPECT_HOLE : map.block);
 		return r >= 0 ? r : defer(vol, bio, vblock, thin_vol_defer);

@@ -18,6 +18,7 @@
 #ifndef DM_THIN_METADATA_INTERNAL_H
 #define DM_THIN_METADATA_INTERNAL_H
 
+#include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/mutex.h>
 #include <linux/rwsem.h>
@@ -81,6 +82,7 @@
  * @failed: an abort has failed, nothing works any more
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
+ * @stashed: data blocks set aside; they are reserved in @data_sm
  */
 struct thin_meta {
 	struct mutex commit_lock;	/* see the top */
@@ -128,6 +130,7 @@ struct thin_meta {
 	bool failed;
 	int low_armed;
 	struct thin_meta_space space;
+	atomic64_t stashed;
 };
 
 /**

@@ -107,7 +107,10 @@ int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space)
 	space->meta_free = READ_ONCE(tm->space.meta_free);
 	space->meta_raw_free = READ_ONCE(tm->space.meta_raw_free);
 	space->data_total = READ_ONCE(tm->space.data_total);
-	space->data_free = READ_ONCE(tm->space.data_free);
+	space->data_stashed = atomic64_read(&tm->stashed);
+	/* The two numbers may be of different moments. */
+	space->data_free = min(READ_ONCE(tm->space.data_free) + space->data_stashed,
+			       space->data_total);
 	space->data_pending = READ_ONCE(tm->space.data_pending);
 	space->settling = READ_ONCE(tm->space.settling);
 	return thin_meta_failed(tm) ? -EIO : 0;
@@ -215,6 +218,28 @@ int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks)
 	return resize(tm, &tm->meta_sm, nr_mblocks);
 }
 
+static int reserve_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len, bool stash)
+{
+	int r = meta_begin_change(tm);
+
+	if (r)
+		return r;
+	r = sm_reserve(&tm->data_sm, want, begin, len);
+	if (!r && stash)
+		atomic64_add(*len, &tm->stashed);
+	meta_end_change(tm, 0);
+	return r;
+}
+
+static void unreserve_data(struct thin_meta *tm, u64 begin, u64 len, bool stashed)
+{
+	mutex_lock(&tm->change_lock);
+	sm_unreserve(&tm->data_sm, begin, len);
+	if (stashed)
+		atomic64_sub(len, &tm->stashed);
+	meta_end_change(tm, 0);
+}
+
 /**
  * thin_meta_alloc_data() - reserve a run of free data blocks
  * @tm: the pool
@@ -231,13 +256,7 @@ int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks)
  */
 int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
 {
-	int r = meta_begin_change(tm);
-
-	if (r)
-		return r;
-	r = sm_reserve(&tm->data_sm, want, begin, len);
-	meta_end_change(tm, 0);
-	return r;
+	return reserve_data(tm, want, begin, len, false);
 }
 
 /**
@@ -250,9 +269,47 @@ int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
  */
 void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len)
 {
-	mutex_lock(&tm->change_lock);
-	sm_unreserve(&tm->data_sm, begin, len);
-	meta_end_change(tm, 0);
+	unreserve_data(tm, begin, len, false);
+}
+
+/**
+ * thin_meta_stash_data() - set a run of free data blocks aside
+ * @tm: the pool
+ * @want: as for thin_meta_alloc_data()
+ * @begin: likewise
+ * @len: likewise
+ *
+ * They still count as free, until thin_meta_take_stashed().
+ *
+ * Return: as thin_meta_alloc_data().
+ */
+int thin_meta_stash_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len)
+{
+	return reserve_data(tm, want, begin, len, true);
+}
+
+/**
+ * thin_meta_unstash_data() - what was set aside is anybody's again
+ * @tm: the pool
+ * @begin: first block
+ * @len: number of blocks
+ *
+ * Works in every state.
+ */
+void thin_meta_unstash_data(struct thin_meta *tm, u64 begin, u64 len)
+{
+	unreserve_data(tm, begin, len, true);
+}
+
+/**
+ * thin_meta_take_stashed() - a block that was set aside is going to be used
+ * @tm: the pool
+ *
+ * It is like one of thin_meta_alloc_data() from here on.  Any context.
+ */
+void thin_meta_take_stashed(struct thin_meta *tm)
+{
+	atomic64_dec(&tm->stashed);
 }
 
 /**

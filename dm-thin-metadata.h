@@ -142,7 +142,9 @@ int thin_meta_held_root(struct thin_meta *tm, u64 *mblock);
  * @meta_free: mblocks free, the reserve subtracted (format 13.6)
  * @meta_raw_free: mblocks free, the reserve included
  * @data_total: data blocks as of the last commit
- * @data_free: data blocks free, those freed in the open transaction included
+ * @data_free: data blocks free, those freed in the open transaction included, and those
+ *	that are stashed
+ * @data_stashed: blocks that thin_meta_stash_data() has set aside
  * @data_pending: blocks counted in @data_free that cannot be handed out
  *	before a commit or the release of a freed set
  * @settling: blocks have lost a user, and a commit or the release of a freed set
@@ -154,6 +156,7 @@ struct thin_meta_space {
 	u64 meta_raw_free;
 	u64 data_total;
 	u64 data_free;
+	u64 data_stashed;
 	u64 data_pending;
 	bool settling;
 };
@@ -169,6 +172,9 @@ int thin_meta_resize_metadata(struct thin_meta *tm, u64 nr_mblocks);
 
 int thin_meta_alloc_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len);
 void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len);
+int thin_meta_stash_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len);
+void thin_meta_unstash_data(struct thin_meta *tm, u64 begin, u64 len);
+void thin_meta_take_stashed(struct thin_meta *tm);
 int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count);
 bool thin_meta_peek_shared(struct thin_meta *tm, u64 block);
 

@@ -301,7 +301,7 @@ void pool_check_data_low_water(struct pool *pool, u64 want)
 {
 	struct thin_meta_space space;
 
-	if (READ_ONCE(pool->low_water_triggered) || pool_get_space(pool, &space))
+	if (READ_ONCE(pool->low_water_triggered) || thin_meta_get_space(pool->tm, &space))
 		return;
 	/* Those that find nothing at all are pool_no_data_space()'s. */
 	want = min(want, space.data_free);

@@ -236,7 +236,7 @@ static void emit_info(struct pool *pool, char *result, unsigned int maxlen)
 	u64 held;
 	int r;
 
-	r = pool_get_space(pool, &space);
+	r = thin_meta_get_space(pool->tm, &space);
 	if (!r)
 		r = thin_meta_held_root(tm, &held);
 	if (r || thin_meta_failed(tm)) {

@@ -20,10 +20,13 @@
 #include "dm-thin.h"
 #include "dm-thin-trace.h"
 
+#include <linux/blk-crypto.h>
 #include <linux/list_sort.h>
 
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
+/* Writes that may go along with a work that is under way. */
+#define MAX_JOINED	256
 
 /* ---- the beginning ---- */
 
@@ -56,6 +59,8 @@ struct thin_work *thin_work_create(struct bio *bio)
 	work->ioprio = bio->bi_ioprio;
 	INIT_LIST_HEAD(&work->list);
 	INIT_WORK(&work->fill, thin_fill_now);
+	work->joined = 0;
+	work->filled = false;
 	work->to_fill = false;
 	work->failed = false;
 	work->fill_failed = false;
@@ -229,8 +234,8 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 
 	tb->work = NULL;
 	tb->status = status;
-	/* One that would not wait comes again; it did the block no harm. */
-	if (unlikely(status) && status != BLK_STS_AGAIN)
+	/* One that would not wait comes again, but a place that nothing else fills is not written. */
+	if (unlikely(status) && (status != BLK_STS_AGAIN || work->filled))
 		WRITE_ONCE(work->failed, true);
 	llist_add(&tb->ended, &work->ended);
 	thin_work_put(work);
@@ -261,6 +266,7 @@ void thin_work_take(struct thin_work *work, struct bio *bio)
 
 	tb->work = work;
 	tb->iter = bio->bi_iter;
+	tb->keyed = bio_has_crypt_ctx(bio);
 	if (bio->bi_opf & REQ_FUA) {
 		thin_count(work->vol, THIN_FLUSH_COMMIT);
 		tb->durable = true;
@@ -280,7 +286,6 @@ static bool fits(struct thin_work *work, struct bio *bio)
 
 	if (!work->to_fill)
 		return true;
-	/* What is to come is pending, so the write will not be turned away. */
 	if (from == work->to)
 		work->to = to;
 	else if (to == work->from)
@@ -305,7 +310,8 @@ bool thin_work_join(struct thin_busy *busy, struct bio *bio)
 	if (!smp_load_acquire(&busy->open))
 		return false;
 	lockdep_assert_held(&work->vol->lock);
-	if (!fits(work, bio))
+	/* The first ones are not to wait for ever for others. */
+	if (work->joined == MAX_JOINED || !fits(work, bio))
 		return false;
 	if (!atomic_inc_not_zero(&work->pending)) {
 		/* It waits for the worker, or is just being put there. */
@@ -314,6 +320,7 @@ bool thin_work_join(struct thin_busy *busy, struct bio *bio)
 		list_del_init(&work->list);
 		atomic_set(&work->pending, 1);
 	}
+	work->joined++;
 	thin_work_take(work, bio);
 	return true;
 }
@@ -424,15 +431,23 @@ static struct bio *next_ended(struct llist_node **node)
 	return dm_bio_from_per_bio_data(tb, sizeof(*tb));
 }
 
-/* Undo thin_work_take(). */
-static void untake(struct bio *bio)
+/*
+ * Undo thin_work_take() for a bio that has ended and is to be submitted again.  It has
+ * waited already.  Return: false when what it needs for that is gone.
+ */
+static bool untake(struct bio *bio)
 {
 	struct thin_bio *tb = thin_bio(bio);
 
 	bio->bi_iter = tb->iter;
+	bio->bi_opf &= ~REQ_NOWAIT;
+	/* As many as when it came: it may have been split below. */
+	atomic_set(&bio->__bi_remaining, 1);
 	if (tb->durable)
 		bio->bi_opf |= REQ_FUA;
 	tb->durable = false;
+	/* Some kernels drop the key when a bio ends. */
+	return !tb->keyed || bio_has_crypt_ctx(bio);
 }
 
 /*
@@ -451,8 +466,7 @@ static void fail(struct thin_work *work, blk_status_t status, bool again)
 	while ((bio = next_ended(&ended))) {
 		blk_status_t own = thin_bio(bio)->status;
 
-		untake(bio);
-		if (again && !own)
+		if (untake(bio) && again && !own)
 			bio_list_add(&bios, bio);
 		else
 			thin_end_bio(bio, own ?: status);

@@ -94,7 +94,7 @@ void thin_stats_emit(struct pool *pool, char *result, unsigned int maxlen)
 		add_up(vol, &sum);
 		open++;
 	}
-	pool_get_space(pool, &space);
+	thin_meta_get_space(pool->tm, &space);
 	DMEMIT("pool mode=%s thins=%u commits=%llu commit_us=%llu commit_us_max=%llu",
 	       mode_word(pool_mode(pool)), open, READ_ONCE(pool->commits),
 	       div_u64(READ_ONCE(pool->commit_ns), NSEC_PER_USEC),

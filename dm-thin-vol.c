@@ -323,11 +323,17 @@ static void sort_into(struct rb_root *root, struct bio *bio)
 	rb_insert_color(&thin_bio(bio)->node, root);
 }
 
-static void map_gathered(struct thin_vol *vol, struct list_head *works)
+/* Does a bio have to wait behind those that found no room? */
+static bool is_behind_parked(struct thin_vol *vol, struct bio *bio)
 {
-	struct rb_root sorted = RB_ROOT;
+	return !bio_list_empty(&vol->parked) && op_is_write(bio_op(bio)) && !thin_bio(bio)->unmaps;
+}
+
+/* Sort what is to be looked at now; parked ones come again when half of the room is free. */
+static void gather(struct thin_vol *vol, struct rb_root *sorted)
+{
+	unsigned int room = THIN_MAX_WORKS - min(READ_ONCE(vol->nr_busy), THIN_MAX_WORKS);
 	struct bio_list bios;
-	struct rb_node *n;
 	struct bio *bio;
 
 	spin_lock_irq(&vol->lock);
@@ -335,23 +341,40 @@ static void map_gathered(struct thin_vol *vol, struct list_head *works)
 	bio_list_init(&vol->deferred);
 	spin_unlock_irq(&vol->lock);
 
-	/* Those that found no room come again when half of it is free. */
-	if (READ_ONCE(vol->nr_busy) <= THIN_MAX_WORKS / 2) {
-		bio_list_merge_head(&bios, &vol->parked);
-		bio_list_init(&vol->parked);
+	if (room >= THIN_MAX_WORKS / 2)
+		while (room-- && (bio = bio_list_pop(&vol->parked)))
+			sort_into(sorted, bio);
+	while ((bio = bio_list_pop(&bios))) {
+		if (is_behind_parked(vol, bio))
+			bio_list_add(&vol->parked, bio);
+		else
+			sort_into(sorted, bio);
 	}
+}
 
-	while ((bio = bio_list_pop(&bios)))
-		sort_into(&sorted, bio);
+/* Return: true when some had to be parked though there was room. */
+static bool map_gathered(struct thin_vol *vol, struct list_head *works)
+{
+	struct rb_root sorted = RB_ROOT;
+	struct bio_list again;
+	bool short_of_memory;
+	struct rb_node *n;
+	struct bio *bio;
 
+	bio_list_init(&again);
+	gather(vol, &sorted);
 	while ((n = rb_first(&sorted))) {
 		struct thin_bio *tb = rb_entry(n, struct thin_bio, node);
 
 		rb_erase(n, &sorted);
 		bio = dm_bio_from_per_bio_data(tb, sizeof(*tb));
 		if (!thin_map_deferred(vol, bio, works))
-			bio_list_add(&vol->parked, bio);
+			bio_list_add(&again, bio);
 	}
+	short_of_memory = !bio_list_empty(&again) && READ_ONCE(vol->nr_busy) < THIN_MAX_WORKS;
+	bio_list_merge_head(&vol->parked, &again);
+	WRITE_ONCE(vol->crowded, !bio_list_empty(&vol->parked));
+	return short_of_memory;
 }
 
 static void work_on_vol(struct work_struct *ws)
@@ -359,13 +382,12 @@ static void work_on_vol(struct work_struct *ws)
 	struct thin_vol *vol = container_of(ws, struct thin_vol, work);
 	unsigned int noio = memalloc_noio_save();
 	struct blk_plug plug;
-	unsigned int busy = READ_ONCE(vol->nr_busy);
 	LIST_HEAD(works);
-	bool more;
+	bool more, short_of_memory;
 
-	/* Lookups first: they do not wait for a commit, which changes do. */
+	/* Lookups first: they do not wait for a commit to freeze, which changes do. */
 	blk_start_plug(&plug);
-	map_gathered(vol, &works);
+	short_of_memory = map_gathered(vol, &works);
 	thin_provision_finish(vol);
 	thin_provision_start(vol, &works);
 	thin_stash_fill(vol);
@@ -374,7 +396,8 @@ static void work_on_vol(struct work_struct *ws)
 	memalloc_noio_restore(noio);
 
 	/* One step at a time, so that a long discard does not hold up writers. */
-	if (more || (!bio_list_empty(&vol->parked) && READ_ONCE(vol->nr_busy) < busy))
+	if (more || (!short_of_memory && !bio_list_empty(&vol->parked) &&
+		     READ_ONCE(vol->nr_busy) <= THIN_MAX_WORKS / 2))
 		thin_vol_kick(vol);
 }
 

@@ -67,6 +67,8 @@
 
 /* Data blocks of one run in a stash: the bits of a word. */
 #define THIN_STASH_RUN		64
+/* Runs in the stash of a volume. */
+#define THIN_STASH_RUNS		4
 
 /* How long writers wait for freed blocks before the pool counts as full. */
 #define THIN_SPACE_WAIT		(5 * HZ)
@@ -143,10 +145,9 @@ struct thin_counters {
  * @wq: runs the volumes' workers
  * @work_mempool: struct thin_work
  * @discard_mempool: struct thin_discard
- * @stashed: data blocks in the stashes of all volumes
  * @fill_wq: fills new blocks
  * @copier: kcopyd's client
- * @fill_bios: for copies and zeroes without it
+ * @fill_bios: for zeroes without it
  * @fill_sectors: taken by the buffers of copies in progress; a bound, not exact
  * @commit_wq: runs commits, the waker and the timer
  * @commit_work: commits what bios or others asked for
@@ -218,9 +219,6 @@ struct pool {
 	struct workqueue_struct *wq;
 	mempool_t work_mempool;
 	mempool_t discard_mempool;
-
-	/* dm-thin-front.c */
-	atomic64_t stashed;
 
 	/* dm-thin-fill.c */
 	struct workqueue_struct *fill_wq;
@@ -295,11 +293,13 @@ struct pool_target {
  * @free: bit i: block @begin + i is in the stash
  * @ahead: virtual block that would go well with @begin, as its neighbours have
  *	their places in the run
+ * @whole: none has been taken
  */
 struct thin_stash {
 	u64 begin;
 	u64 free;
 	u64 ahead;
+	bool whole;
 };
 
 /**
@@ -317,11 +317,12 @@ struct thin_stash {
  * @held: bios that wait for data space; lock
  * @fences: snapshots of the device that are being made; written under lock
  * @fenced: writes and discards that wait for them; lock
- * @parked: writes that found no room in road 2; worker only
+ * @parked: writes that found no room in road 2, the oldest first; worker only
+ * @crowded: there are some: nobody overtakes them; written by the worker
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
  * @nr_busy: how many; written under lock
- * @stash: the run in use, and the next; lock
- * @stash_low: the next is wanted; written under lock
+ * @stash: reserved data blocks; lock
+ * @stash_low: more are wanted; written under lock
  * @idle: woken when nothing is busy
  * @done: works whose I/O has ended; lock
  * @discards: discards in progress; worker only
@@ -346,9 +347,10 @@ struct thin_vol {
 	unsigned int fences;
 	struct bio_list fenced;
 	struct bio_list parked;
+	bool crowded;
 	struct rb_root busy;
 	unsigned int nr_busy;
-	struct thin_stash stash[2];
+	struct thin_stash stash[THIN_STASH_RUNS];
 	bool stash_low;
 	wait_queue_head_t idle;
 	struct list_head done;
@@ -424,6 +426,8 @@ struct thin_busy {
  * @urgency: their flags that say how urgent they are
  * @ioprio: their priority
  * @fill: fills the block on pool->fill_wq
+ * @joined: writes that came when it was under way; vol->lock
+ * @filled: where no bio writes it is filled, so where one writes it must have written
  * @to_fill: what @from and @to leave of the block is going to be filled; vol->lock
  * @failed: one of them has failed; set in any context, read when nothing is pending
  * @fill_failed: a zeroing or copying has; likewise
@@ -446,6 +450,8 @@ struct thin_work {
 	blk_opf_t urgency;
 	unsigned short ioprio;
 	struct work_struct fill;
+	unsigned int joined;
+	bool filled;
 	bool to_fill;
 	bool failed;
 	bool fill_failed;
@@ -473,6 +479,7 @@ struct thin_discard {
  * @ended: in its work, when it has ended
  * @status: how that was
  * @iter: what a write to a new block was when it came
+ * @keyed: it came with a key for inline encryption
  * @work: the work whose new block this bio writes to
  * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
@@ -486,6 +493,7 @@ struct thin_bio {
 			struct llist_node ended;
 			blk_status_t status;
 			struct bvec_iter iter;
+			bool keyed;
 		};
 	};
 	struct thin_work *work;
@@ -644,9 +652,8 @@ void thin_provision_exit(struct pool *pool);
 
 int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 expect);
 void thin_stash_fill(struct thin_vol *vol);
-void thin_stash_return(struct thin_vol *vol);
+bool thin_stash_return(struct thin_vol *vol);
 bool thin_stash_return_all(struct pool *pool);
-int pool_get_space(struct pool *pool, struct thin_meta_space *space);
 
 /* ---- dm-thin-fill.c ---- */
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from lib import io, proc
-from lib.proc import Failed
+from lib.proc import Failed, wait_for
 from lib.thin import MIB
 
 
@@ -118,16 +118,37 @@ def _nowait(path, offset, data):
 def test_requests_that_must_not_wait(rig):
     pool = rig.pool()
     thin = pool.thin(0)
+    # Nothing is reserved for its first writes yet.
+    assert io.Job(_nowait, thin.path, 0, b"x" * 4096).result() == errno.EAGAIN
+    assert pool.status().used == 0
     thin.fill_blocks(0, 1, seed=1)
     assert io.Job(_nowait, thin.path, 0, None).result() is None
     assert io.Job(_nowait, thin.path, 0, b"y" * 4096).result() is None
     assert thin.read(0, 4096) == b"y" * 4096
-    assert io.Job(_nowait, thin.path, pool.block, b"y" * 4096).result() == errno.EAGAIN
     thin.zero_blocks(1, 1)
     assert pool.status().used == 1
+
+
+@pytest.mark.improvement("nowait")
+def test_first_writes_and_copies_that_must_not_wait(rig):
+    """Once blocks are reserved a new one is no reason to wait; the rest of it is as with any other write."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 1, seed=1)
+    wait_for(lambda: io.Job(_nowait, thin.path, 5 * pool.block, b"y" * 4096).result() is None, "a reserved block")
+    assert pool.status().used == 2
+    assert thin.read(5 * pool.block, 4096) == b"y" * 4096
+    thin.zero_blocks(1, 4)
+    assert thin.read(5 * pool.block + 4096, pool.block - 4096) == bytes(pool.block - 4096)
     pool.snapshot(thin, 1)
-    assert io.Job(_nowait, thin.path, 0, b"z" * 4096).result() == errno.EAGAIN
-    assert thin.read(0, 4096) == b"y" * 4096
+    snap = pool.activate(1)
+    # Which blocks are shared is known when the first of them has been copied.
+    thin.write(5 * pool.block, b"w" * 4096)
+    wait_for(lambda: io.Job(_nowait, thin.path, 0, b"z" * 4096).result() is None, "a reserved block for a copy")
+    assert pool.status().used == 4
+    assert thin.read(0, 4096) == b"z" * 4096
+    assert thin.read(4096, pool.block - 4096) == io.pattern(1, 0, pool.block)[4096:]
+    snap.verify_blocks(0, 1, seed=1)
 
 
 @pytest.mark.parametrize("bs", [128, 384, 2048])
