@@ -2,10 +2,11 @@
 /*
  * Road 2 without the worker in front: a first write takes its data block in map.
  *
- * Each volume that is being filled has a stash of reserved data blocks, which its
- * worker fills (thin_stash_fill()).  A write to a hole claims the virtual block,
+ * Each volume that is being filled has a stash of reserved data blocks, which is filled
+ * up beside finishing works (thin_stash_fill()).  A write to a hole claims the virtual block,
  * takes a data block from the stash and goes there at once, in its submitter's
- * context; only the insertion of the mapping is the worker's.  Writes that follow
+ * context; only the insertion of the mapping is left to the worker, or, where the device
+ * was faster than the submitter, to the end of the submitter's batch.  Writes that follow
  * to the same block go there as well while others are on their way, if the block
  * needs no zeroes.  Nothing of this waits, so it is done for bios that would not wait, too.
  * What the stash cannot serve goes to the worker.
@@ -22,6 +23,8 @@
 #include "dm-thin-trace.h"
 
 #include <linux/bitops.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
 
 /* All stashes leave most of the free space to others. */
 #define STASH_SHARE		4
@@ -119,7 +122,7 @@ static bool add_run(struct thin_vol *vol, const struct thin_meta_space *space)
 	return true;
 }
 
-/* Only the worker adds, so there is room as long as it says. */
+/* One adds at a time, so there is room as long as it says. */
 static bool is_full(struct thin_vol *vol)
 {
 	unsigned int i;
@@ -132,7 +135,7 @@ static bool is_full(struct thin_vol *vol)
 
 /**
  * thin_stash_fill - see that map has blocks to hand out
- * @vol: volume; called by its worker
+ * @vol: volume; finish_lock held
  *
  * Not being able to is no error: who needs a block meets it again.
  */
@@ -230,6 +233,41 @@ bool thin_stash_return_all(struct pool *pool)
 	return any || (!thin_meta_get_space(pool->tm, &space) && space.data_stashed);
 }
 
+/* ---- who finishes ---- */
+
+/*
+ * Who submits a batch finds that a fast device has done with it before the last is sent.
+ * Then the mappings are inserted here, all at once: to wake the worker for that, and be
+ * woken by it, would take longer.
+ */
+static void unplug(struct blk_plug_cb *cb, bool from_schedule)
+{
+	struct thin_vol *vol = cb->data;
+
+	kfree(cb);
+	spin_lock_irq(&vol->lock);
+	vol->plugged_by = NULL;
+	spin_unlock_irq(&vol->lock);
+	if (from_schedule || current->bio_list || !thin_provision_try_finish(vol))
+		thin_vol_kick(vol);
+
+	/* Whoever closes the volume waits for this. */
+	spin_lock_irq(&vol->lock);
+	WRITE_ONCE(vol->plugs, vol->plugs - 1);
+	if (!vol->plugs)
+		wake_up(&vol->idle);
+	spin_unlock_irq(&vol->lock);
+}
+
+static void plug(struct thin_vol *vol)
+{
+	lockdep_assert_held(&vol->lock);
+	if (vol->plugged_by || !blk_check_plugged(unplug, vol, sizeof(struct blk_plug_cb)))
+		return;
+	vol->plugged_by = current;
+	WRITE_ONCE(vol->plugs, vol->plugs + 1);
+}
+
 /* ---- the write ---- */
 
 /* Is a block that nobody else changes any more still mapped as it was? */
@@ -312,6 +350,7 @@ int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 ex
 	} else if (work && !READ_ONCE(vol->crowded) && vol->nr_busy < THIN_MAX_WORKS &&
 		   take_block(vol, vblock, &work->block)) {
 		thin_busy_add(vol, &work->busy, vblock, vblock + 1);
+		plug(vol);
 		claimed = true;
 	}
 	spin_unlock_irq(&vol->lock);

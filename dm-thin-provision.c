@@ -22,6 +22,7 @@
 
 #include <linux/blk-crypto.h>
 #include <linux/list_sort.h>
+#include <linux/sched/mm.h>
 
 /* Enough for each pool to make progress without memory. */
 #define MIN_WORKS	128
@@ -142,15 +143,18 @@ bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works)
 	return true;
 }
 
+static void leave_epoch(struct thin_work *work)
+{
+	if (work->epoch != COMPAT_NO_EPOCH)
+		compat_epoch_leave(&work->vol->srcu, work->epoch);
+}
+
 /* Ends the work; the bios that were not issued are in @bios. */
 static void free_work(struct thin_work *work, struct bio_list *bios)
 {
-	struct thin_vol *vol = work->vol;
-
 	bio_list_merge(bios, &work->bios);
-	if (work->epoch != COMPAT_NO_EPOCH)
-		compat_epoch_leave(&vol->srcu, work->epoch);
-	thin_busy_release(vol, &work->busy, bios);
+	leave_epoch(work);
+	thin_busy_release(work->vol, &work->busy, bios);
 	thin_work_free(work);
 }
 
@@ -201,7 +205,8 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /**
  * thin_work_put - an I/O of a work has ended
- * @work: the work; goes to the worker with the last
+ * @work: the work; goes to the worker with the last, or to its submitter who is about
+ *	to unplug
  *
  * Any context.
  */
@@ -216,7 +221,8 @@ void thin_work_put(struct thin_work *work)
 	/* Kicked under the lock: as soon as it is dropped, the work may be gone. */
 	spin_lock_irqsave(&vol->lock, flags);
 	list_add_tail(&work->list, &vol->done);
-	thin_vol_kick(vol);
+	if (vol->plugged_by != current || !in_task())
+		thin_vol_kick(vol);
 	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
@@ -481,16 +487,6 @@ static void fail(struct thin_work *work, blk_status_t status, bool again)
 	}
 }
 
-static struct bio *next_waiter(struct thin_work *work)
-{
-	struct bio *bio;
-
-	spin_lock_irq(&work->vol->lock);
-	bio = bio_list_pop(&work->busy.waiters);
-	spin_unlock_irq(&work->vol->lock);
-	return bio;
-}
-
 /* Mapped: the bios go on.  The range stays busy until all of them are on their way. */
 static void complete_work(struct thin_work *work)
 {
@@ -511,11 +507,12 @@ static void complete_work(struct thin_work *work)
 		else
 			thin_end_bio(bio, thin_bio(bio)->status);
 	}
-	while ((bio = next_waiter(work))) {
+	while ((bio = thin_busy_next_waiter(vol, &work->busy))) {
 		if (thin_bio(bio)->unmaps || !thin_map_again(vol, bio, work->block))
 			bio_list_add(&later, bio);
 	}
-	free_work(work, &later);
+	leave_epoch(work);
+	thin_work_free(work);
 	thin_vol_defer_list(vol, &later);
 }
 
@@ -564,7 +561,18 @@ static unsigned int insert_some(struct thin_vol *vol, struct thin_work **batch, 
 	return left;
 }
 
-static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
+/* Leave it to the worker. */
+static void put_back(struct thin_vol *vol, struct thin_work **batch, unsigned int nr)
+{
+	spin_lock_irq(&vol->lock);
+	while (nr--)
+		list_add(&batch[nr]->list, &vol->done);
+	thin_vol_kick(vol);
+	spin_unlock_irq(&vol->lock);
+}
+
+static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigned int nr,
+			 bool may_commit)
 {
 	struct pool *pool = vol->pool;
 	unsigned int i;
@@ -574,6 +582,10 @@ static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigne
 	 * transaction has freed available, or tells that there is nothing.
 	 */
 	while ((nr = insert_some(vol, batch, nr))) {
+		if (!may_commit) {
+			put_back(vol, batch, nr);
+			break;
+		}
 		if (!pool_commit(pool) && pool_mode(pool) <= PM_OUT_OF_DATA_SPACE)
 			continue;
 		for (i = 0; i < nr; i++)
@@ -583,17 +595,14 @@ static void insert_batch(struct thin_vol *vol, struct thin_work **batch, unsigne
 	pool_after_change(pool);
 }
 
-/**
- * thin_provision_finish - map the blocks whose I/O has ended
- * @vol: volume; called by its worker
- */
-void thin_provision_finish(struct thin_vol *vol)
+static void finish(struct thin_vol *vol, bool may_commit)
 {
 	struct thin_work *batch[THIN_INSERT_BATCH];
 	struct thin_work *work, *tmp;
 	unsigned int nr = 0;
 	LIST_HEAD(done);
 
+	lockdep_assert_held(&vol->finish_lock);
 	spin_lock_irq(&vol->lock);
 	list_for_each_entry(work, &vol->done, list)
 		work->busy.open = false;
@@ -611,12 +620,46 @@ void thin_provision_finish(struct thin_vol *vol)
 		}
 		batch[nr++] = work;
 		if (nr == THIN_INSERT_BATCH) {
-			insert_batch(vol, batch, nr);
+			insert_batch(vol, batch, nr, may_commit);
 			nr = 0;
 		}
 	}
 	if (nr)
-		insert_batch(vol, batch, nr);
+		insert_batch(vol, batch, nr, may_commit);
+}
+
+/**
+ * thin_provision_finish - map the blocks whose I/O has ended
+ * @vol: volume; called by its worker
+ */
+void thin_provision_finish(struct thin_vol *vol)
+{
+	mutex_lock(&vol->finish_lock);
+	finish(vol, true);
+	thin_stash_fill(vol);
+	mutex_unlock(&vol->finish_lock);
+}
+
+/**
+ * thin_provision_try_finish - thin_provision_finish() for who has submitted the bios
+ * @vol: volume
+ *
+ * Process context.  Waits for no commit and for nobody who does.
+ *
+ * Return: false when it is the worker's.
+ */
+bool thin_provision_try_finish(struct thin_vol *vol)
+{
+	unsigned int noio;
+
+	if (!mutex_trylock(&vol->finish_lock))
+		return false;
+	noio = memalloc_noio_save();
+	finish(vol, false);
+	thin_stash_fill(vol);
+	memalloc_noio_restore(noio);
+	mutex_unlock(&vol->finish_lock);
+	return true;
 }
 
 /* ---- life ---- */

@@ -97,9 +97,17 @@ bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u6
 	return !other;
 }
 
+static void release(struct thin_vol *vol, struct thin_busy *busy)
+{
+	rb_erase(&busy->node, &vol->busy);
+	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
+	if (!vol->nr_busy)
+		wake_up(&vol->idle);
+}
+
 /**
  * thin_busy_release - give a range up
- * @vol: volume; called by its worker
+ * @vol: volume
  * @busy: the range
  * @waiters: gets the bios that waited for it
  *
@@ -111,11 +119,27 @@ void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_
 	spin_lock_irq(&vol->lock);
 	bio_list_merge(waiters, &busy->waiters);
 	bio_list_init(&busy->waiters);
-	rb_erase(&busy->node, &vol->busy);
-	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
-	if (!vol->nr_busy)
-		wake_up(&vol->idle);
+	release(vol, busy);
 	spin_unlock_irq(&vol->lock);
+}
+
+/**
+ * thin_busy_next_waiter - a bio that waits for a range; give the range up if there is none
+ * @vol: volume
+ * @busy: the range; the caller's alone again after the last
+ *
+ * Return: the bio, outside the epoch, or NULL.
+ */
+struct bio *thin_busy_next_waiter(struct thin_vol *vol, struct thin_busy *busy)
+{
+	struct bio *bio;
+
+	spin_lock_irq(&vol->lock);
+	bio = bio_list_pop(&busy->waiters);
+	if (!bio)
+		release(vol, busy);
+	spin_unlock_irq(&vol->lock);
+	return bio;
 }
 
 /* ---- queues ---- */
@@ -390,7 +414,6 @@ static void work_on_vol(struct work_struct *ws)
 	short_of_memory = map_gathered(vol, &works);
 	thin_provision_finish(vol);
 	thin_provision_start(vol, &works);
-	thin_stash_fill(vol);
 	more = thin_discard_step(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
@@ -419,6 +442,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	bio_list_init(&vol->held);
 	bio_list_init(&vol->fenced);
 	bio_list_init(&vol->parked);
+	mutex_init(&vol->finish_lock);
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
 	INIT_LIST_HEAD(&vol->done);
@@ -478,7 +502,7 @@ struct thin_vol *thin_vol_get(struct pool *pool, u32 id)
  */
 void thin_vol_wait_idle(struct thin_vol *vol)
 {
-	wait_event(vol->idle, !READ_ONCE(vol->nr_busy));
+	wait_event(vol->idle, !READ_ONCE(vol->nr_busy) && !READ_ONCE(vol->plugs));
 	flush_work(&vol->work);
 }
 

@@ -15,6 +15,7 @@
  *   suspend lock of the pool's mapped device (device-mapper core)
  *   pools_lock           mutex: the list of pools, references on them
  *   pool->tts_lock       mutex: tables of thins, users of volumes
+ *   vol->finish_lock     mutex: mapping what has ended
  *   pool->state_lock     mutex: mode, bound target, commit, abort
  *   the metadata's own lock, inside thin_meta_*() and thin_dev_*()
  *   pool->lock           spin, irqsave: list of volumes, queues of the pool
@@ -323,13 +324,16 @@ struct thin_stash {
  * @nr_busy: how many; written under lock
  * @stash: reserved data blocks; lock
  * @stash_low: more are wanted; written under lock
+ * @plugs: submitters that have not unplugged yet; written under lock
+ * @plugged_by: one of them, who finishes the works that end meanwhile; lock
  * @idle: woken when nothing is busy
  * @done: works whose I/O has ended; lock
  * @discards: discards in progress; worker only
  * @work: the worker
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
- * @ins: the worker's batch of insertions
+ * @finish_lock: one finishes works at a time
+ * @ins: a batch of insertions; finish_lock
  */
 struct thin_vol {
 	struct list_head list;
@@ -352,6 +356,8 @@ struct thin_vol {
 	unsigned int nr_busy;
 	struct thin_stash stash[THIN_STASH_RUNS];
 	bool stash_low;
+	unsigned int plugs;
+	struct task_struct *plugged_by;
 	wait_queue_head_t idle;
 	struct list_head done;
 	struct list_head discards;
@@ -360,6 +366,7 @@ struct thin_vol {
 	struct rcu_head rcu;
 	struct list_head round_node;
 
+	struct mutex finish_lock;
 	struct thin_insert ins[THIN_INSERT_BATCH];
 };
 
@@ -621,6 +628,7 @@ void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 
 bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
 		     struct bio *bio);
 void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters);
+struct bio *thin_busy_next_waiter(struct thin_vol *vol, struct thin_busy *busy);
 
 /* ---- dm-thin-map.c ---- */
 
@@ -642,6 +650,7 @@ void thin_provision_add(struct thin_work *work, struct bio *bio, u64 expect,
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
 void thin_provision_finish(struct thin_vol *vol);
+bool thin_provision_try_finish(struct thin_vol *vol);
 void thin_provision_fill_done(struct thin_work *work, bool failed);
 bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works);
 void thin_provision_bio_done(struct bio *bio, blk_status_t status);
