@@ -345,7 +345,7 @@ static void collect(struct walk *w, struct check_dev *dev, u64 b)
 	}
 	for (i = 0; i < nr; i++) {
 		v = le(vals + 8 * i, 8);
-		dev->maps[dev->nr++] = (struct mapping){ le(p + 32 + 8 * i, 8), v >> 24, v & 0xffffff };
+		dev->maps[dev->nr++] = (struct mapping){ .v = le(p + 32 + 8 * i, 8), .b = v >> 24, .t = v & 0xffffff };
 	}
 }
 

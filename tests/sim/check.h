@@ -12,6 +12,8 @@
 struct mapping {
 	u64 v, b;
 	u32 t;
+	/* the data write whose content is expected; the model's alone */
+	u64 write;
 };
 
 struct check_dev {

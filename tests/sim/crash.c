@@ -2,63 +2,91 @@
 /*
  * Power cuts: behind every event of a commit, with all, some or none of the
  * writes that were not flushed, the image must be a state that the history
- * allows there, exactly, without a leak.
+ * allows there, exactly, without a leak, and every mapping must find its data.
  */
 #include <linux/err.h>
 #include <linux/kernel.h>
 #include <linux/shrinker.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "world.h"
 
 #define RANDOM_CUTS 3
 #define MAX_CUTS 100
 
-/* The layer itself opens the image, agrees with the model and goes on working. */
-static void reopen(struct disk *d, const struct state *s, const char *where)
+/* ---- images seen ---- */
+
+static u64 *seen;
+static size_t nr_seen, cap_seen;
+
+static bool put(u64 *table, size_t cap, u64 sum)
+{
+	size_t i;
+
+	for (i = sum % cap; table[i]; i = (i + 1) % cap)
+		if (table[i] == sum)
+			return false;
+	table[i] = sum;
+	return true;
+}
+
+/* The same image of another history has another state to agree with: it counts once, and is judged again. */
+static void count_image(const struct disk *d)
+{
+	u64 sum = disk_sum(d) | 1, *bigger;
+	size_t i;
+
+	if (2 * nr_seen >= cap_seen) {
+		bigger = must_have(calloc(2 * cap_seen + 1024, sizeof(*bigger)));
+		for (i = 0; i < cap_seen; i++)
+			if (seen[i])
+				put(bigger, 2 * cap_seen + 1024, seen[i]);
+		free(seen);
+		seen = bigger;
+		cap_seen = 2 * cap_seen + 1024;
+	}
+	if (put(seen, cap_seen, sum)) {
+		nr_seen++;
+		stats.cut_images++;
+	}
+}
+
+void crash_exit(void)
+{
+	free(seen);
+	seen = NULL;
+}
+
+/* ---- judging one ---- */
+
+/* The layer itself opens the image and reads what is there; @write: and goes on working. */
+static void reopen(struct disk *d, const struct check_result *res, bool write, const char *where)
 {
 	static const struct thin_meta_ops no_ops;
 	struct block_device bdev = { .sectors = d->nr_blocks * 8, .disk = d };
-	struct check_result res;
+	struct check_result after;
 	struct thin_meta *tm;
 	struct thin_dev *td;
-	struct thin_range range;
 	struct thin_insert ins;
+	u64 begin, len, k;
 	long live;
-	u64 v, begin, len;
-	size_t i, k;
 	int r;
 
-	stats.cut_opens++;
 	/* The mapping cache is one for all pools: this one must find nothing of the other's to drop. */
 	sim_shrink(~0UL);
 	live = sim_live_allocs;
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
 	if (IS_ERR(tm))
 		sim_fail("%s: reopen: error %ld", where, PTR_ERR(tm));
-	for (i = 0; i < s->live.nr; i++) {
-		const struct mdev *m = &s->live.d[i];
+	image_read_all(tm, res, where);
+	if (write && !(res->flags & 1) && res->live.nr && thin_meta_alloc_data(tm, 1, &begin, &len) == 0) {
+		const struct check_dev *c = &res->live.devs[res->live.nr - 1];
 
-		r = thin_meta_open_dev(tm, m->id, &td);
-		if (r)
-			sim_fail("%s: reopen: device %u: error %d", where, m->id, r);
-		for (k = 0, v = 0; k < m->set->nr; v = range.vend) {
-			r = thin_dev_find_range(td, v, ~0ULL, true, &range);
-			if (r)
-				sim_fail("%s: reopen: device %u from %llu: error %d", where, m->id, v, r);
-			for (v = range.vbegin; v < range.vend; v++, k++)
-				if (k >= m->set->nr || m->set->m[k].v != v ||
-				    m->set->m[k].b != range.map.block + (v - range.vbegin))
-					sim_fail("%s: reopen: device %u differs at block %llu", where, m->id, v);
-		}
-		thin_meta_close_dev(td);
-	}
-	if (!s->needs_check && s->live.nr && thin_meta_alloc_data(tm, 1, &begin, &len) == 0) {
-		const struct mdev *m = &s->live.d[s->live.nr - 1];
-		const struct mapping *at = mapset_find(m->set, 7);
-
-		r = thin_meta_open_dev(tm, m->id, &td);
-		ins = (struct thin_insert){ 7, begin, at ? at->b : THIN_EXPECT_HOLE, 0 };
+		for (k = 0; k < c->nr && c->maps[k].v < 7; k++)
+			;
+		r = thin_meta_open_dev(tm, c->id, &td);
+		ins = (struct thin_insert){ 7, begin, k < c->nr && c->maps[k].v == 7 ? c->maps[k].b : THIN_EXPECT_HOLE, 0 };
 		if (!r)
 			r = thin_dev_insert(td, &ins, 1);
 		thin_meta_close_dev(td);
@@ -68,6 +96,7 @@ static void reopen(struct disk *d, const struct state *s, const char *where)
 			sim_fail("%s: reopen: a write and a commit: error %d", where, r);
 		if (r)
 			thin_meta_abort(tm);
+		stats.cut_opens++;
 	}
 	r = thin_meta_close(tm);
 	if (r)
@@ -75,9 +104,11 @@ static void reopen(struct disk *d, const struct state *s, const char *where)
 	sim_api_end("thin_meta_close");
 	if (sim_live_allocs != live)
 		sim_fail("%s: reopen leaves %ld allocations behind", where, sim_live_allocs - live);
-	if (check_image(d, &res, 0))
-		sim_fail("%s: reopen and write: the image is wrong: %s", where, res.err);
-	check_free(&res);
+	if (!write)
+		return;
+	if (check_image(d, &after, 0))
+		sim_fail("%s: reopen and write: the image is wrong: %s", where, after.err);
+	check_free(&after);
 }
 
 static bool is_zero(const u8 *p)
@@ -86,7 +117,7 @@ static bool is_zero(const u8 *p)
 }
 
 static void judge(struct world *w, struct disk *cut, const char *where, struct state **allowed, size_t lo,
-		  size_t hi, bool unknown, bool tools)
+		  size_t hi, bool unknown)
 {
 	const char *diff = NULL;
 	struct check_result res;
@@ -95,8 +126,9 @@ static void judge(struct world *w, struct disk *cut, const char *where, struct s
 	stats.cuts++;
 	if (!w->formatted && is_zero(disk_peek(cut, 0)))
 		return;
+	count_image(cut);
 	if (check_image(cut, &res, 0))
-		sim_fail("%s: the image is wrong: %s", where, res.err);
+		tools_condemn(cut, "%s: the image is wrong: %s", where, res.err);
 	/* Between two commits of one call the model does not say what is durable. */
 	for (i = lo; i <= hi && !unknown; i++) {
 		diff = state_differs(allowed[i], &res);
@@ -104,12 +136,16 @@ static void judge(struct world *w, struct disk *cut, const char *where, struct s
 			break;
 	}
 	if (diff)
-		sim_fail("%s: the image is none of the allowed states: %s", where, diff);
-	if (tools)
-		tools_judge(cut, true, false);
+		tools_condemn(cut, "%s: the image is none of the allowed states: %s", where, diff);
+	if (!unknown)
+		diff = data_differs(w, allowed[i]);
+	if (diff)
+		tools_condemn(cut, "%s: %s", where, diff);
+	/* One in a hundred is judged by others too. */
+	if (rng_chance(&w->cut_rng, 1) && (opt.tool_percent || opt.oracle_percent))
+		tools_judge(cut, opt.tool_percent, opt.oracle_percent);
+	reopen(cut, &res, rng_chance(&w->cut_rng, 20), where);
 	check_free(&res);
-	if (!unknown && rng_chance(&w->cut_rng, 20))
-		reopen(cut, allowed[i], where);
 }
 
 void crash_cuts(struct world *w, struct state **allowed, size_t nr)
@@ -145,13 +181,13 @@ void crash_cuts(struct world *w, struct state **allowed, size_t nr)
 		snprintf(where, sizeof(where), "power cut behind event %zu of %zu, all writes kept", upto, d->nr_events);
 		cut = disk_cut(d, upto, NULL);
 		judge(w, cut, where, allowed, !before ? 0 : before == supers ? nr - 1 : lo, hi,
-		      before && before < supers, opt.tool_percent && rng_chance(&w->cut_rng, 2));
+		      before && before < supers);
 		disk_free(cut);
 		for (k = 0; k < RANDOM_CUTS && upto > safe; k++) {
 			snprintf(where, sizeof(where), "power cut behind event %zu of %zu, random subset %d", upto,
 				 d->nr_events, k);
 			cut = disk_cut(d, upto, &w->cut_rng);
-			judge(w, cut, where, allowed, lo, hi, before && sure < supers && supers > 1, opt.tool_percent && rng_chance(&w->cut_rng, 1));
+			judge(w, cut, where, allowed, lo, hi, before && sure < supers && supers > 1);
 			disk_free(cut);
 		}
 	}

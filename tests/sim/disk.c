@@ -39,6 +39,7 @@ static struct page_data *page_make(const void *data)
 
 	p->refs = 1;
 	p->have_crc = false;
+	p->have_sum = false;
 	memcpy(p->data, data, DISK_BLOCK);
 	return p;
 }
@@ -146,6 +147,52 @@ u32 disk_crc(const struct disk *d, u64 block)
 	return p->crc;
 }
 
+static u64 mix(u64 v)
+{
+	struct rng r = { v };
+
+	return rng_next(&r);
+}
+
+/* Zero words add nothing, so a page of zeroes is the same as none. */
+static u64 page_sum(struct page_data *p)
+{
+	u64 word;
+	int i;
+
+	if (!p->have_sum) {
+		p->sum = 0;
+		for (i = 0; i < DISK_BLOCK / 8; i++) {
+			memcpy(&word, p->data + 8 * i, 8);
+			if (word)
+				p->sum += mix(word ^ mix(i));
+		}
+		p->have_sum = true;
+	}
+	return p->sum;
+}
+
+u64 disk_sum(const struct disk *d)
+{
+	u64 b, sum = mix(d->nr_blocks);
+
+	for (b = 0; b < d->nr_blocks; b++)
+		if (d->now[b] && page_sum(d->now[b]))
+			sum += mix(page_sum(d->now[b]) ^ mix(b));
+	return sum;
+}
+
+/* Is it the turn of the call that shall fail? */
+static bool fails(struct disk *d, long *in)
+{
+	if (!*in || --*in)
+		return false;
+	if (d->fails_for_good)
+		*in = 1;
+	sim_faults++;
+	return true;
+}
+
 static void add_event(struct disk *d, enum ev_type type, u64 block, struct page_data *page)
 {
 	if (!d->record)
@@ -162,10 +209,8 @@ int disk_read(struct disk *d, u64 block, void *to)
 	d->nr_reads++;
 	if (block >= d->nr_blocks)
 		return -EIO;
-	if (d->fail_read_in && --d->fail_read_in == 0) {
-		sim_faults++;
+	if (fails(d, &d->fail_read_in))
 		return -EIO;
-	}
 	memcpy(to, disk_peek(d, block), DISK_BLOCK);
 	return 0;
 }
@@ -179,10 +224,8 @@ int disk_write(struct disk *d, u64 block, const void *from)
 	if (block && block < d->guard_blocks && d->guard[block] && !d->guard_stale)
 		sim_fail("write of block %llu, which the durable superblock reaches", block);
 	d->nr_writes++;
-	if (d->fail_write_in && --d->fail_write_in == 0) {
-		sim_faults++;
+	if (fails(d, &d->fail_write_in))
 		return -EIO;
-	}
 	if (!block) {
 		d->nr_super_writes++;
 		d->guard_stale = true;
@@ -212,10 +255,9 @@ void disk_poke(struct disk *d, u64 block, const void *from)
 int disk_flush(struct disk *d)
 {
 	d->nr_flushes++;
-	if (d->fail_flush_in && --d->fail_flush_in == 0) {
+	if (fails(d, &d->fail_flush_in)) {
 		/* The order of writes around a failed flush means nothing any more. */
 		d->check_order = false;
-		sim_faults++;
 		return -EIO;
 	}
 	d->unflushed = 0;

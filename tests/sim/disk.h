@@ -17,8 +17,9 @@
 /* Contents are immutable and shared by all disks that hold them. */
 struct page_data {
 	int refs;
-	bool have_crc;
+	bool have_crc, have_sum;
 	u32 crc;
+	u64 sum;
 	u8 data[DISK_BLOCK];
 };
 
@@ -51,6 +52,8 @@ struct disk {
 	bool record;
 	bool data_flushed;
 	long fail_read_in, fail_write_in, fail_flush_in;
+	/* what has failed once goes on failing */
+	bool fails_for_good;
 };
 
 struct block_device {
@@ -67,6 +70,8 @@ void disk_save(const struct disk *d, const char *path);
 /* The raw CRC over bytes 4..4095, computed once: contents never change. */
 u32 disk_crc(const struct disk *d, u64 block);
 const u8 *disk_peek(const struct disk *d, u64 block);
+/* A number that different contents practically never share. */
+u64 disk_sum(const struct disk *d);
 
 int disk_read(struct disk *d, u64 block, void *to);
 int disk_write(struct disk *d, u64 block, const void *from);

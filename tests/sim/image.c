@@ -16,7 +16,8 @@
 
 static const struct thin_meta_ops no_ops;
 
-static void read_all(struct thin_meta *tm, const struct check_result *res)
+/* The layer reads exactly what the checker has read. */
+void image_read_all(struct thin_meta *tm, const struct check_result *res, const char *where)
 {
 	struct thin_range range;
 	struct thin_dev *td;
@@ -30,27 +31,27 @@ static void read_all(struct thin_meta *tm, const struct check_result *res)
 
 		r = thin_meta_open_dev(tm, c->id, &td);
 		if (r)
-			sim_fail("device %llu: open: error %d", c->id, r);
+			sim_fail("%s: device %llu: open: error %d", where, c->id, r);
 		r = thin_dev_mapped_blocks(td, &nr);
 		if (r || nr != c->mapped || thin_dev_snapshotted_time(td) != c->stime)
-			sim_fail("device %llu: %llu mapped, should be %llu", c->id, nr, c->mapped);
+			sim_fail("%s: device %llu: %llu mapped, should be %llu", where, c->id, nr, c->mapped);
 		for (k = 0, v = 0; k < c->nr; v = range.vend) {
 			r = thin_dev_find_range(td, v, ~0ULL, true, &range);
 			sim_api_end("thin_dev_find_range");
 			if (r)
-				sim_fail("device %llu from %llu: error %d", c->id, v, r);
+				sim_fail("%s: device %llu from %llu: error %d", where, c->id, v, r);
 			for (v = range.vbegin; v < range.vend; v++, k++)
 				if (k >= c->nr || c->maps[k].v != v || c->maps[k].b != range.map.block + v - range.vbegin ||
 				    range.map.shared != (c->stime > c->maps[k].t))
-					sim_fail("device %llu differs at block %llu", c->id, v);
+					sim_fail("%s: device %llu differs at block %llu", where, c->id, v);
 		}
 		r = thin_dev_find_range(td, v, ~0ULL, true, &range);
 		if (r != -ENODATA)
-			sim_fail("device %llu: %d behind its last mapping", c->id, r);
+			sim_fail("%s: device %llu: %d behind its last mapping", where, c->id, r);
 		for (k = 0; k < c->nr; k += 1 + c->nr / 1000) {
 			r = thin_dev_find(td, c->maps[k].v, true, &map);
 			if (r || map.block != c->maps[k].b || map.time != c->maps[k].t)
-				sim_fail("device %llu block %llu: error %d", c->id, c->maps[k].v, r);
+				sim_fail("%s: device %llu block %llu: error %d", where, c->id, c->maps[k].v, r);
 		}
 		thin_meta_close_dev(td);
 		sim_api_end("thin_meta_close_dev");
@@ -352,7 +353,7 @@ int image_main(int argc, char **argv)
 	if (IS_ERR(tm))
 		sim_fail("%s: thin_meta_open: error %ld", file, PTR_ERR(tm));
 	sim_api_end("thin_meta_open");
-	read_all(tm, &res);
+	image_read_all(tm, &res, file);
 	if (d->nr_writes)
 		sim_fail("%s: reading wrote %llu blocks", file, d->nr_writes);
 	old_size = res.data.nr_blocks;

@@ -210,7 +210,7 @@ void state_delete(struct state *s, u32 id, state_freed_fn freed, void *arg)
 	memmove(d, d + 1, (s->live.nr - i) * sizeof(*d));
 }
 
-void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, state_freed_fn freed, void *arg)
+void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, u64 write, state_freed_fn freed, void *arg)
 {
 	struct mapset *set = set_own(dev);
 	size_t i = mapset_lower(set, v);
@@ -226,7 +226,7 @@ void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, state_freed_f
 		memmove(set->m + i + 1, set->m + i, (set->nr - i) * sizeof(*set->m));
 		set->nr++;
 	}
-	set->m[i] = (struct mapping){ v, b, s->time };
+	set->m[i] = (struct mapping){ v, b, s->time, write };
 }
 
 /* The mapping of @v, which is there, is of now. */
@@ -235,6 +235,14 @@ void state_stamp(struct state *s, struct mdev *dev, u64 v)
 	struct mapset *set = set_own(dev);
 
 	set->m[mapset_lower(set, v)].t = s->time;
+}
+
+/* Its content is of this write now. */
+void state_rewrite(struct state *s, struct mdev *dev, u64 v, u64 write)
+{
+	struct mapset *set = set_own(dev);
+
+	set->m[mapset_lower(set, v)].write = write;
 }
 
 void state_remove(struct state *s, struct mdev *dev, u64 begin, u64 end, state_freed_fn freed, void *arg)

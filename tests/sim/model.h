@@ -54,8 +54,9 @@ void state_snap(struct state *s, u32 id, u32 origin);
 /* Called for each data block whose last reference has just gone. */
 typedef void (*state_freed_fn)(void *arg, u64 block);
 void state_delete(struct state *s, u32 id, state_freed_fn freed, void *arg);
-void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, state_freed_fn freed, void *arg);
+void state_insert(struct state *s, struct mdev *dev, u64 v, u64 b, u64 write, state_freed_fn freed, void *arg);
 void state_stamp(struct state *s, struct mdev *dev, u64 v);
+void state_rewrite(struct state *s, struct mdev *dev, u64 v, u64 write);
 void state_remove(struct state *s, struct mdev *dev, u64 begin, u64 end, state_freed_fn freed, void *arg);
 void state_hold(struct state *s);
 void state_release(struct state *s, state_freed_fn freed, void *arg);

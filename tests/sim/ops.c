@@ -159,6 +159,7 @@ static u64 reserve(struct world *w, u64 want, u64 *begin)
 				 i < w->open->data_blocks ? w->open->refs[i] : 0, w->is_reserved[i],
 				 w->quarantined[i], w->dropped[i]);
 		add_reserved(w, i);
+		data_discard(w, i);
 	}
 	return len;
 }
@@ -202,8 +203,10 @@ void op_release_sets(struct world *w, size_t nr)
 
 		thin_meta_release_freed(w->tm, s->set);
 		sim_api_end("thin_meta_release_freed");
-		for (k = 0; k < s->nr; k++)
+		for (k = 0; k < s->nr; k++) {
 			w->quarantined[s->blocks[k]]--;
+			data_discard(w, s->blocks[k]);
+		}
 		free(s->blocks);
 	}
 	memmove(w->sets, w->sets + nr, (w->nr_sets - nr) * sizeof(w->sets[0]));
@@ -234,8 +237,10 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	note_op(w, "write dev %u block %llu+%llu%s", id, v, nr, force_new ? " (all new)" : "");
 	for (i = 0; i < nr && n < ARRAY_SIZE(ins); i++) {
 		m = mapset_find(dev->set, v + i);
-		if (m && !force_new && dev->stime <= m->t)
+		if (m && !force_new && dev->stime <= m->t) {
+			state_rewrite(w->open, dev, v + i, data_write(w, id, v + i, m->b));
 			continue;
+		}
 		if (!len) {
 			len = reserve(w, nr - i, &begin);
 			if (w->openings != openings)
@@ -273,7 +278,8 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 				sim_fail("thin_dev_insert of block %llu: status %d", ins[k].vblock, ins[k].status);
 			if (again)
 				sim_fail("thin_dev_insert went on behind an entry with -EAGAIN");
-			state_insert(w->open, dev, ins[k].vblock, ins[k].block, note_freed, w);
+			state_insert(w->open, dev, ins[k].vblock, ins[k].block,
+				     data_write(w, id, ins[k].vblock, ins[k].block), note_freed, w);
 			del_reserved(w, ins[k].block);
 			stats.inserts++;
 		}
@@ -338,6 +344,7 @@ void op_take_over(struct world *w, u32 id, u64 v, u64 nr)
 		if (m && !r) {
 			check_sole_user(w, id, v, m->b);
 			state_stamp(w->open, dev, v);
+			state_rewrite(w->open, dev, v, data_write(w, id, v, m->b));
 			stats.takeovers++;
 		}
 		settle(w, "thin_dev_take_over");
@@ -381,7 +388,8 @@ void op_stale(struct world *w, u32 id, u64 v)
 			sim_fail("thin_dev_insert of block %llu: status %d, expectation was %s", ins[k].vblock,
 				 ins[k].status, wrong[k] ? "wrong" : "right");
 		if (!wrong[k]) {
-			state_insert(w->open, dev, ins[k].vblock, ins[k].block, note_freed, w);
+			state_insert(w->open, dev, ins[k].vblock, ins[k].block,
+				     data_write(w, id, ins[k].vblock, ins[k].block), note_freed, w);
 			del_reserved(w, ins[k].block);
 		}
 	}

@@ -18,6 +18,8 @@ static long ops_per_seed = 400;
 
 static void on_fail(void)
 {
+	if (takeover_now)
+		fprintf(stderr, "  %s (%s)\n  replay: make -C tests/sim run ARGS=--takeover\n", takeover_now, world_what);
 	if (!seed_now)
 		return;
 	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
@@ -335,18 +337,17 @@ static void print_stats(void)
 	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
 	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale,
 	       stats.takeovers);
-	printf("sim: %llu power cuts (%llu reopened and written to); external judges: %llu images by thin_check 0.9 and 1.x and thin_dump, %llu by another decoder; at most %d buffers held\n",
-	       stats.cuts, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
+	printf("sim: %llu power cuts, %llu different images, each opened and read (%llu written to); external judges: %llu images by thin_check 0.9 and 1.x and thin_dump, %llu by another decoder; at most %d buffers held\n",
+	       stats.cuts, stats.cut_images, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
 }
 
 static void usage(FILE *f)
 {
 	fprintf(f, "usage: sim [--seed N | --seeds A-B] [--ops N] [--cuts PERCENT] [--tools PERCENT] [--oracle PERCENT] [--faults PERCENT]\n"
 		   "           [--dir DIR] [--replay]\n"
+		   "       sim --takeover\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
 }
-
-int image_main(int argc, char **argv);
 
 int main(int argc, char **argv)
 {
@@ -359,6 +360,8 @@ int main(int argc, char **argv)
 	opt.dir = "/tmp";
 	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--make-xml")))
 		return image_main(argc, argv);
+	if (argc == 2 && !strcmp(argv[1], "--takeover"))
+		return takeover_main();
 	for (i = 1; i < argc; i++) {
 		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
 
@@ -399,6 +402,7 @@ int main(int argc, char **argv)
 	for (seed = from; seed <= to; seed++)
 		history(seed);
 	tools_exit();
+	crash_exit();
 	print_stats();
 	return 0;
 bad:

@@ -8,6 +8,7 @@
  */
 #include <linux/kernel.h>
 #include <spawn.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -244,6 +245,33 @@ void tools_compare_xml(const char *path, const struct check_result *res)
 		free(parts[i].list.m);
 	free(parts);
 	free(here.m);
+}
+
+/* The end: the image is kept, and all judges say what they think of it. */
+void tools_condemn(const struct disk *d, const char *fmt, ...)
+{
+	char image[256], command[2048], text[600];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	snprintf(image, sizeof(image), "%s/condemned.%d", opt.dir, getpid());
+	disk_save(d, image);
+	if (tools_dir) {
+		snprintf(command, sizeof(command),
+			 "for t in 0.9 1; do echo \"  thin_check-$t:\"; '%s/'thin_check-$t '%s' | tail -n 3; done >&2 2>&1",
+			 tools_dir, image);
+		if (system(command))
+			fprintf(stderr, "  the judges do not run\n");
+	}
+	if (thinfmt) {
+		snprintf(command, sizeof(command), "\"${PYTHON:-python3}\" '%s' --strict -q '%s' >&2 || echo '  another decoder: bad' >&2",
+			 thinfmt, image);
+		if (system(command))
+			fprintf(stderr, "  the decoder does not run\n");
+	}
+	sim_fail("%s (image kept as %s)", text, image);
 }
 
 void tools_judge(const struct disk *d, bool tools, bool oracle)

@@ -128,6 +128,7 @@ void size_books(struct world *w, u64 nr)
 	w->quarantined = must_have(realloc(w->quarantined, (nr + 1) * sizeof(*w->quarantined)));
 	w->dropped = must_have(realloc(w->dropped, nr + 1));
 	w->shared_nr = must_have(realloc(w->shared_nr, (nr + 1) * sizeof(*w->shared_nr)));
+	data_size(w, nr);
 	memset(w->shared_nr + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->shared_nr));
 	memset(w->is_reserved + w->cap_data, 0, nr + 1 - w->cap_data);
 	memset(w->quarantined + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->quarantined));
@@ -240,6 +241,9 @@ void settle(struct world *w, const char *what)
 	diff = state_differs(w->open, &res);
 	if (diff)
 		sim_fail("%s: the image is not the model: %s", what, diff);
+	diff = data_differs(w, w->open);
+	if (diff)
+		sim_fail("%s: %s", what, diff);
 
 	if (opt.cut_percent && rng_chance(&w->cut_rng, opt.cut_percent)) {
 		allowed[nr_allowed++] = w->durable;
@@ -275,6 +279,11 @@ void settle(struct world *w, const char *what)
 
 static void fresh_open_state(struct world *w)
 {
+	const char *diff = data_differs(w, w->durable);
+
+	if (diff)
+		sim_fail("back at the durable state: %s", diff);
+	data_adopt(w, w->durable);
 	state_free(w->open);
 	w->open = state_clone(w->durable);
 	memset(w->dropped, 0, w->cap_data);
@@ -345,6 +354,7 @@ void world_exit(struct world *w)
 	free(w->quarantined);
 	free(w->dropped);
 	free(w->shared_nr);
+	free(w->data);
 	world_now = NULL;
 }
 

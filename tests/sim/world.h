@@ -30,6 +30,12 @@ struct freed_set {
 	size_t nr;
 };
 
+struct data_block {
+	u64 write;
+	u32 id;
+	u64 v;
+};
+
 struct options {
 	unsigned int cut_percent;	/* commits whose every cut is tried */
 	unsigned int tool_percent;	/* commits that the external tools judge */
@@ -41,7 +47,7 @@ struct options {
 extern struct options opt;
 
 struct stats {
-	u64 ops, commits, cuts, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
+	u64 ops, commits, cuts, cut_images, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
 	u64 oracle, tool_commits, reopens, resizes, again, full, faults, partial, takeovers;
 };
 extern struct stats stats;
@@ -67,6 +73,8 @@ struct world {
 	u64 commit_nr;
 	u64 *shared_nr;
 	u64 cap_data;
+	struct data_block *data;
+	u64 nr_data_writes;
 	struct freed_set sets[MAX_SETS];
 	size_t nr_sets;
 	size_t nr_new_sets;
@@ -143,12 +151,26 @@ void add_reserved(struct world *w, u64 b);
 void del_reserved(struct world *w, u64 b);
 struct mdev *must_dev(struct world *w, u32 id);
 
+/* data.c */
+void data_size(struct world *w, u64 nr);
+u64 data_write(struct world *w, u32 id, u64 v, u64 block);
+void data_discard(struct world *w, u64 block);
+const char *data_differs(const struct world *w, const struct state *s);
+void data_adopt(const struct world *w, struct state *s);
 /* crash.c */
 void crash_cuts(struct world *w, struct state **allowed, size_t nr);
+void crash_exit(void);
+/* takeover.c */
+extern const char *takeover_now;
+int takeover_main(void);
+/* image.c */
+int image_main(int argc, char **argv);
+void image_read_all(struct thin_meta *tm, const struct check_result *res, const char *where);
 /* tools.c */
 void tools_setup(void);
 void tools_exit(void);
 void tools_compare_xml(const char *path, const struct check_result *res);
 void tools_judge(const struct disk *d, bool tools, bool oracle);
+void tools_condemn(const struct disk *d, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
 #endif
