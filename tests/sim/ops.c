@@ -334,10 +334,13 @@ void op_take_over(struct world *w, u32 id, u64 v, u64 nr)
 		m = mapset_find(dev->set, v);
 		r = thin_dev_take_over(td, v, m ? m->b : 7);
 		sim_api_end("thin_dev_take_over");
-		if (r != (m ? -EBUSY : -ESTALE) && !survived(w, "thin_dev_take_over", r))
+		if (!m && r != -ESTALE) {
+			if (survived(w, "thin_dev_take_over", r))
+				sim_fail("took over block %llu of device %u, which is a hole: %d", v, id, r);
 			return;
-		if (!m && !r)
-			sim_fail("took over block %llu of device %u, which is a hole", v, id);
+		}
+		if (m && r != -EBUSY && !survived(w, "thin_dev_take_over", r))
+			return;
 		/* The way to a mapping may have been copied in vain. */
 		if (thin_dev_changed_seq(td) == thin_meta_open_seq(w->tm))
 			mark_changed(w, id);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "sweep.h"
 #include "world.h"
 
 struct options opt;
@@ -63,6 +64,8 @@ void disarm_fault(struct world *w)
 	w->disk->fail_read_in = 0;
 	w->disk->fail_write_in = 0;
 	w->disk->fail_flush_in = 0;
+	w->disk->fails_for_good = false;
+	sweep_disarm();
 	w->armed = false;
 }
 
@@ -167,6 +170,8 @@ void del_reserved(struct world *w, u64 b)
 static void fill_sets(struct world *w)
 {
 	u64 nr = w->open->data_blocks, b, fb, fe, n = 0;
+	/* A commit that was made to fail behind its superblock tells of no set. */
+	bool told = w->ops.freed && w->tm && !(w->armed && sim_faults != w->faults_seen);
 	struct freed_set *set;
 	size_t i;
 
@@ -176,7 +181,7 @@ static void fill_sets(struct world *w)
 			w->shared_nr[b] = w->commit_nr;
 	for (b = 0; b < nr; b++)
 		n += w->dropped[b] && !w->open->refs[b];
-	if (w->ops.freed && n && !w->nr_new_sets && w->tm)
+	if (told && n && !w->nr_new_sets)
 		sim_fail("the commit freed %llu data blocks and announced no set", n);
 	for (i = 0; i < w->nr_new_sets; i++) {
 		set = &w->sets[w->nr_sets + i];
@@ -195,7 +200,7 @@ static void fill_sets(struct world *w)
 			}
 		}
 	}
-	if (w->ops.freed && n && w->tm)
+	if (told && n)
 		sim_fail("%llu freed data blocks are in no set", n);
 	memset(w->dropped, 0, w->cap_data);
 	w->nr_sets += w->nr_new_sets;
@@ -266,7 +271,7 @@ void settle(struct world *w, const char *what)
 	disk_mark(w->disk);
 	w->disk->data_flushed = false;
 
-	if (w->tm && !thin_meta_changed(w->tm)) {
+	if (w->tm && !thin_meta_changed(w->tm) && !thin_meta_failed(w->tm)) {
 		if (thin_meta_get_space(w->tm, &space))
 			sim_fail("%s: thin_meta_get_space failed after a commit", what);
 		if (space.meta_total != res.meta.nr_blocks ||
@@ -543,6 +548,42 @@ static void clear_needs_check(struct world *w)
 	w->durable->needs_check = false;
 }
 
+static void set_needs_check(struct world *w)
+{
+	int r;
+
+	world_what = "set_needs_check";
+	w->open->needs_check = true;
+	r = thin_meta_set_needs_check(w->tm);
+	if (!thin_meta_needs_check(w->tm))
+		sim_fail("thin_meta_needs_check is false after setting it");
+	if (r && injected(w, r)) {
+		/* Closing the pool writes it. */
+		sim_api_end("thin_meta_set_needs_check");
+		w->faults_before = sim_faults;
+		which_state(w);
+		w->open->needs_check = true;
+		return;
+	}
+	if (r)
+		sim_fail("thin_meta_set_needs_check: error %d", r);
+	settle(w, "thin_meta_set_needs_check");
+	if (!w->durable->needs_check)
+		sim_fail("thin_meta_set_needs_check wrote nothing");
+}
+
+/* A check is asked for; the pool is taken down, checked and opened anew. */
+void op_needs_check(struct world *w)
+{
+	note_op(w, "set_needs_check");
+	set_needs_check(w);
+	op_close(w);
+	if (!w->durable->needs_check)
+		sim_fail("needs_check was lost");
+	clear_needs_check(w);
+	op_open(w, false);
+}
+
 /*
  * As the targets do it: roll back, perhaps note that a check is due, and take
  * the pool down.  Nothing may change it before it is opened anew.
@@ -593,16 +634,7 @@ void op_abort(struct world *w)
 				look_point(w, w->handles[i].id, w->last_v - min_t(u64, w->last_v, 4) + k);
 		}
 	if (!failed && rng_chance(&w->rng, 50)) {
-		world_what = "set_needs_check";
-		w->open->needs_check = true;
-		r = thin_meta_set_needs_check(w->tm);
-		if (r)
-			sim_fail("thin_meta_set_needs_check: error %d", r);
-		if (!thin_meta_needs_check(w->tm))
-			sim_fail("thin_meta_needs_check is false after setting it");
-		settle(w, "thin_meta_set_needs_check");
-		if (!w->durable->needs_check)
-			sim_fail("thin_meta_set_needs_check wrote nothing");
+		set_needs_check(w);
 	}
 	op_close(w);
 	if (w->durable->needs_check)

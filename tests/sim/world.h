@@ -37,6 +37,7 @@ struct data_block {
 };
 
 struct options {
+	long ops_per_seed;
 	unsigned int cut_percent;	/* commits whose every cut is tried */
 	unsigned int tool_percent;	/* commits that the external tools judge */
 	unsigned int oracle_percent;
@@ -110,6 +111,7 @@ void op_open(struct world *w, bool may_format);
 void op_close(struct world *w);
 bool op_commit(struct world *w);
 void op_abort(struct world *w);
+void op_needs_check(struct world *w);
 void op_create(struct world *w, u32 id);
 void op_snap(struct world *w, u32 id, u32 origin);
 void op_delete(struct world *w, u32 id);
