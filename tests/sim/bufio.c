@@ -52,6 +52,7 @@ struct dm_bufio_client {
 struct bufio_policy bufio_policy = { .max_held = 2 };
 int bufio_held;
 int bufio_max_held_seen;
+u64 bufio_calls;
 
 sector_t bdev_nr_sectors(struct block_device *bdev)
 {
@@ -134,6 +135,8 @@ static void pressure(struct dm_bufio_client *c)
 {
 	struct dm_buffer *b;
 
+	if (bufio_policy.max_calls && ++bufio_calls > bufio_policy.max_calls)
+		sim_fail("%llu buffers asked for in one call: a hang", bufio_calls);
 	if (!c->nr || !(bufio_policy.evict_percent | bufio_policy.early_write_percent))
 		return;
 	b = c->all[rng_below(&bufio_policy.rng, c->nr)];
@@ -179,6 +182,8 @@ static struct dm_buffer *add_buffer(struct dm_bufio_client *c, u64 block)
 	struct dm_buffer *b = calloc(1, sizeof(*b));
 	u64 nr;
 
+	if (block > 1U << 24)
+		sim_fail("dm-bufio is asked for block %llu", block);
 	if (block >= c->nr_by_block) {
 		nr = c->bdev->disk->nr_blocks;
 		if (block >= nr)

@@ -17,21 +17,9 @@
 #define PER_BITMAP 16320
 #define MAX_DEPTH 16
 
-enum tree {
-	T_NONE,
-	T_TOP,
-	T_MAP,
-	T_DETAILS,
-	T_INDEX,
-	T_COUNTS,
-	T_BITMAP,
-	T_SUPER,
-	T_META_INDEX,
-};
-
 static const char * const tree_name[] = {
 	"nothing", "top level", "mapping tree", "details", "bitmap index", "overflow counts",
-	"bitmap", "superblock copy", "metadata index",
+	"bitmap", "superblock", "metadata index",
 };
 
 /* What the walk remembers of a block that it has been to. */
@@ -556,16 +544,29 @@ static void check_all(struct walk *w)
 	free(data_index);
 }
 
+const char *check_kind_name(int kind)
+{
+	return tree_name[kind];
+}
+
 int check_image(const struct disk *d, struct check_result *res, unsigned int flags)
 {
 	struct walk w = { .d = d, .res = res, .flags = flags };
 	int r = 0;
+	u64 b;
 
 	memset(res, 0, sizeof(*res));
 	if (setjmp(w.out))
 		r = -1;
 	else
 		check_all(&w);
+	if (!r) {
+		res->kinds = calloc(w.nr + 1, 1);
+		if (!res->kinds)
+			sim_fail("the machine is out of memory");
+		for (b = 0; b < w.nr; b++)
+			res->kinds[b] = b ? w.seen[b].tree : T_SUPER;
+	}
 	free(w.seen);
 	free(w.pairs);
 	return r;
@@ -586,4 +587,5 @@ void check_free(struct check_result *res)
 	free_side(&res->held);
 	free(res->meta_counts);
 	free(res->data_counts);
+	free(res->kinds);
 }

@@ -9,6 +9,19 @@
 #include <linux/types.h>
 #include "disk.h"
 
+/* What a block of an image is. */
+enum tree {
+	T_NONE,
+	T_TOP,
+	T_MAP,
+	T_DETAILS,
+	T_INDEX,
+	T_COUNTS,
+	T_BITMAP,
+	T_SUPER,
+	T_META_INDEX,
+};
+
 struct mapping {
 	u64 v, b;
 	u32 t;
@@ -38,6 +51,8 @@ struct check_result {
 	struct check_sm data, meta;
 	struct check_side live, held;
 	u32 *meta_counts, *data_counts;
+	/* enum tree of each metadata block, when all is well */
+	u8 *kinds;
 	char err[512];
 };
 
@@ -45,6 +60,7 @@ struct check_result {
 #define CHECK_LAX 1
 
 int check_image(const struct disk *d, struct check_result *res, unsigned int flags);
+const char *check_kind_name(int kind);
 void check_free(struct check_result *res);
 
 #endif

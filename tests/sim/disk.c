@@ -219,6 +219,8 @@ int disk_write(struct disk *d, u64 block, const void *from)
 {
 	struct page_data *p;
 
+	if (block >= d->nr_blocks && d->hostile)
+		return -EIO;
 	if (block >= d->nr_blocks)
 		sim_fail("write of block %llu past the end (%llu)", block, d->nr_blocks);
 	if (block && block < d->guard_blocks && d->guard[block] && !d->guard_stale)

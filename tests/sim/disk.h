@@ -54,6 +54,8 @@ struct disk {
 	long fail_read_in, fail_write_in, fail_flush_in;
 	/* what has failed once goes on failing */
 	bool fails_for_good;
+	/* a write past the end is an error, not a broken rule: the image is hostile */
+	bool hostile;
 };
 
 struct block_device {
@@ -102,9 +104,12 @@ struct bufio_policy {
 	unsigned int evict_percent;
 	unsigned int early_write_percent;
 	unsigned int max_held;
+	/* buffers asked for in one call of the layer before it counts as a hang; 0: any number */
+	u64 max_calls;
 };
 extern struct bufio_policy bufio_policy;
 extern int bufio_held;
 extern int bufio_max_held_seen;
+extern u64 bufio_calls;
 
 #endif

@@ -4,11 +4,13 @@
  *
  * A failure prints the seed, the operation and the command that replays it.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "history.h"
+#include "hostile.h"
 #include "sweep.h"
 
 static void on_fail(void)
@@ -17,6 +19,8 @@ static void on_fail(void)
 		fprintf(stderr, "  %s (%s)\n  replay: make -C tests/sim run ARGS=--takeover\n", takeover_now, world_what);
 	if (sweep_now[0])
 		fprintf(stderr, "  %s (%s)\n  replay: make -C tests/sim run ARGS='%s --replay'\n", sweep_now, world_what, sweep_replay);
+	if (hostile_now[0])
+		hostile_replay(stderr);
 	if (!seed_now || sweep_now[0])
 		return;
 	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
@@ -27,6 +31,26 @@ static void on_fail(void)
 		fprintf(stderr, "THINFMT=%s ", getenv("THINFMT"));
 	fprintf(stderr, "make -C tests/sim run ARGS='--seed %llu --ops %ld --cuts %u --tools %u --oracle %u --faults %u --replay'\n",
 		seed_now, opt.ops_per_seed, opt.cut_percent, opt.tool_percent, opt.oracle_percent, opt.fault_percent);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+
+/* The last words of a run that a sanitizer ends. */
+static void name_death(void)
+{
+	__sanitizer_set_death_callback(on_fail);
+}
+#else
+static void name_death(void)
+{
+}
+#endif
+
+static void hang(int sig)
+{
+	(void)sig;
+	sim_fail("no end is in sight");
 }
 
 static void print_stats(void)
@@ -44,18 +68,23 @@ static void usage(FILE *f)
 	fprintf(f, "usage: sim [--seed N | --seeds A-B] [--ops N] [--cuts PERCENT] [--tools PERCENT] [--oracle PERCENT] [--faults PERCENT]\n"
 		   "           [--dir DIR] [--replay]\n"
 		   "       sim --all-faults [--seeds A-B] [--ops N] | --sweep SEED:STEP:FAULT:N\n"
+		   "       sim --hostile [--seeds A-B] | --hostile --seed N --only MUTATION | --hostile-file FILE [--only MUTATION]\n"
 		   "       sim --takeover\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
 }
 
 int main(int argc, char **argv)
 {
-	u64 from = 1, to = 20, one = 0, seed;
-	bool all_faults = false;
+	u64 from = 1, to = 20, one = 0, only = 0, seed;
+	void (*per_seed)(u64 seed) = history;
+	void (*print)(void) = print_stats;
+	const char *file = NULL;
 	int step, fault, i;
 	long n;
 
 	sim_fail_hook = on_fail;
+	name_death();
+	signal(SIGALRM, hang);
 	if (thin_meta_init())
 		sim_fail("thin_meta_init() failed");
 	opt.dir = "/tmp";
@@ -73,7 +102,13 @@ int main(int argc, char **argv)
 			continue;
 		}
 		if (!strcmp(a, "--all-faults")) {
-			all_faults = true;
+			per_seed = sweep;
+			print = sweep_print;
+			continue;
+		}
+		if (!strcmp(a, "--hostile")) {
+			per_seed = hostile;
+			print = hostile_print;
 			continue;
 		}
 		if (!strcmp(a, "--help")) {
@@ -91,6 +126,10 @@ int main(int argc, char **argv)
 		} else if (!strcmp(a, "--sweep")) {
 			if (sscanf(v, "%llu:%d:%d:%ld", &one, &step, &fault, &n) != 4)
 				goto bad;
+		} else if (!strcmp(a, "--hostile-file")) {
+			file = v;
+		} else if (!strcmp(a, "--only")) {
+			only = strtoull(v, NULL, 0);
 		} else if (!strcmp(a, "--ops")) {
 			opt.ops_per_seed = atol(v);
 		} else if (!strcmp(a, "--cuts")) {
@@ -112,18 +151,20 @@ int main(int argc, char **argv)
 		sweep_one(one, step, fault, n);
 		return 0;
 	}
-	for (seed = from; seed <= to; seed++) {
-		if (all_faults)
-			sweep(seed);
-		else
-			history(seed);
+	if (file) {
+		hostile_file(file, only);
+		hostile_print();
+		return 0;
 	}
+	if (only) {
+		hostile_one(from, only);
+		return 0;
+	}
+	for (seed = from; seed <= to; seed++)
+		per_seed(seed);
 	tools_exit();
 	crash_exit();
-	if (all_faults)
-		sweep_print();
-	else
-		print_stats();
+	print();
 	return 0;
 bad:
 	usage(stderr);
