@@ -3,7 +3,10 @@
 #
 # Source it after common.sh.
 #
-#   sim_test [-k PATTERN]    run the tests whose names contain it; the last line is 'N passed, N failed'
+#   sim_test [-k PATTERN] [--seeds A-B | --hours H]
+#                            run the tests whose names contain PATTERN; the last line is 'N passed, N failed'
+#
+# With --seeds, all kinds of histories of these seeds instead; with --hours, of new ones for so long.
 #
 # A test is one run of the simulation: a batch of seeded histories, or one image of another
 # writer. A batch that fails prints its seed and the command that replays it.
@@ -19,17 +22,26 @@ SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-15}
 SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-8}
 SIM_FAULT_BATCHES=${SIM_FAULT_BATCHES:-10}
 SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-14}
+# Pools in which every n-th call fails, and images of which every field is set to what it must not be.
+SIM_SWEEP_BATCHES=${SIM_SWEEP_BATCHES:-2}
+SIM_HOSTILE_IMAGES=${SIM_HOSTILE_IMAGES:-3}
 
 sim_build() {
-	need_host gcc make libc6-dev xz-utils
+	need_host gcc make libc6-dev xz-utils valgrind python3
 	sim_dir=$DM_THIN_CACHE/sim
 	mkdir -p "$sim_dir"
 	quietly "$DM_THIN_CACHE/log/sim-build.log" \
 		make -C "$SRC/tests/sim" -j "$JOBS" O="$sim_dir" CC=gcc EXTRA=-Werror ||
 		die "the simulation does not compile"
+	# Without sanitizers: a process for each failure is cheap, and instructions are the layer's own.
+	quietly "$DM_THIN_CACHE/log/sim-build.log" \
+		make -C "$SRC/tests/sim" -j "$JOBS" O="$sim_dir/plain" CC=gcc SAN= EXTRA="-Werror -O2" ||
+		die "the simulation does not compile without sanitizers"
 	# A build of another checkout may go on in the cache meanwhile.
 	sim_bin=$sim_work/sim
+	sim_plain=$sim_work/sim-plain
 	cp "$sim_dir/sim" "$sim_bin"
+	cp "$sim_dir/plain/sim" "$sim_plain"
 }
 
 sim_find_oracle() {
@@ -54,7 +66,7 @@ sim_run() {
 	set -e
 	if [ "$rc" -eq 0 ]; then
 		echo "ok   $name ($((SECONDS - started)) s)"
-		grep -h '^sim: [0-9]* \(operations\|power\)' "$log" >>"$sim_work/totals" || true
+		grep -h '^sim: ' "$log" >>"$sim_work/totals" || true
 		: >"$sim_work/passed.$name"
 	else
 		echo "FAIL $name"
@@ -97,6 +109,33 @@ sim_restored() {
 	rm -f "$img" "$img.xml" "$img.grown"
 }
 
+# The kinds of histories, for the ten seeds from $1 on.
+sim_seeds() {
+	local from=$1 to=$2
+	printf 'histories-%d\t%s\n' "$from" "$sim_bin --seeds $from-$to --ops 500"
+	printf 'power-cuts-%d\t%s\n' "$from" \
+		"$sim_bin --seeds $from-$to --ops 250 --cuts 100 --tools 1 ${sim_oracle:+--oracle 1} --dir $sim_work"
+	printf 'failures-%d\t%s\n' "$from" "$sim_bin --seeds $from-$to --ops 400 --faults 20"
+	printf 'all-faults-%d\t%s\n' "$from" "$sim_plain --all-faults --seeds $from-$to --ops 200"
+	printf 'hostile-%d\t%s\n' "$from" "$sim_bin --hostile --seeds $from-$from"
+}
+
+sim_range() {
+	local from
+	for ((from = $1; from <= $2; from += 10)); do
+		sim_seeds "$from" $((from + 9 < $2 ? from + 9 : $2))
+	done
+}
+
+# New seeds without end, from where the last run came to.
+sim_forever() {
+	local from
+	from=$(cat "$DM_THIN_CACHE/sim/next-seed" 2>/dev/null || echo 100001)
+	for (( ; ; from += 10)); do
+		sim_seeds "$from" $((from + 9))
+	done
+}
+
 sim_list() {
 	local n xz version
 	for ((n = 0; n < SIM_PLAIN_BATCHES; n++)); do
@@ -125,16 +164,23 @@ sim_list() {
 		printf 'restored-%s-million-free\t%s\n' "$version" "sim_restored $version 1000000 1000123 1060001 96M"
 	done
 	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
+	printf 'takeover\t%s\n' "$sim_bin --takeover"
+	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 60"
+	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do
+		printf 'all-faults-%d\t%s\n' "$n" \
+			"$sim_plain --all-faults --seeds $((n * 10 + 1))-$((n * 10 + 10)) --ops 200"
+	done
+	for ((n = 1; n <= SIM_HOSTILE_IMAGES; n++)); do
+		printf 'hostile-%d\t%s\n' "$n" "$sim_bin --hostile --seeds $n-$n"
+	done
+	printf 'instructions\t%s\n' "$SRC/tests/sim/count $sim_plain"
 }
 
+# What the runs counted, added up by name.
 sim_totals() {
-	[ ! -s "$sim_work/totals" ] || awk '
-		/operations/ { ops += $2; commits += $4; inserts += $8; }
-		/power cuts/ { cuts += $2; reopened += substr($5, 2); tools += $12; other += $21 }
-		END {
-			printf "%d operations, %d commits each checked whole, %d mappings inserted, %d power cuts; ", ops, commits, inserts, cuts
-			printf "%d images judged by thin_check and thin_dump of both generations, %d by a further decoder\n", tools, other
-		}' "$sim_work/totals"
+	[ ! -s "$sim_work/totals" ] || sed 's/^sim: //; s/[:;]/,/g; s/ (/, /g; s/)//g' "$sim_work/totals" | tr ',' '\n' | awk '
+		$1 ~ /^[0-9]+$/ { n = $1; $1 = ""; sum[$0] += n }
+		END { for (name in sum) printf "%14d%s\n", sum[name], name }' | sort -rn
 }
 
 # What failed stays to be looked at, one run of it, out of memory.
@@ -149,12 +195,23 @@ sim_clean() {
 }
 
 sim_test() {
-	local pattern='' name command total passed
+	local pattern='' seconds='' name command total passed list=(sim_list) started
 	while [ $# -gt 0 ]; do
 		case $1 in
 		-k)
 			[ $# -gt 1 ] || usage_error "-k wants a pattern"
 			pattern=$2
+			shift
+			;;
+		--seeds)
+			[[ ${2:-} =~ ^([0-9]+)-([0-9]+)$ ]] || usage_error "--seeds wants A-B"
+			list=(sim_range "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}")
+			shift
+			;;
+		--hours)
+			[[ ${2:-} =~ ^[0-9]*\.?[0-9]+$ ]] || usage_error "--hours wants a number"
+			list=(sim_forever)
+			seconds=$(awk -v h="$2" 'BEGIN { printf "%d", h * 3600 }')
 			shift
 			;;
 		*) usage_error "unknown argument '$1' of sim" ;;
@@ -170,14 +227,18 @@ sim_test() {
 	sim_tools=$(thin_tools_dir)
 	sim_find_oracle
 	export THIN_TOOLS=$sim_tools THINFMT=$sim_oracle
-	total=0
+	total=0 started=$SECONDS
 	while IFS=$'\t' read -r name command; do
 		[[ $name == *"$pattern"* ]] || continue
-		total=$((total + 1))
 		while [ "$(jobs -rp | wc -l)" -ge "$SIM_JOBS" ]; do wait -n || true; done
+		if [ -n "$seconds" ]; then
+			[ $((SECONDS - started)) -lt "$seconds" ] || break
+			[[ $name != histories-* ]] || echo $((${name##*-} + 10)) >"$DM_THIN_CACHE/sim/next-seed"
+		fi
+		total=$((total + 1))
 		# shellcheck disable=SC2086  # a command line of our own, without spaces in its words
 		sim_run "$name" $command &
-	done < <(sim_list)
+	done < <("${list[@]}")
 	wait || true
 	sim_totals
 	passed=$(find "$sim_work" -name 'passed.*' | wc -l)

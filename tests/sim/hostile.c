@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "fuzz.h"
 #include "history.h"
 #include "hostile.h"
 
@@ -300,7 +301,7 @@ static void mutate_all(void)
 }
 
 /* A pool with something of everything: snapshots, a metadata snapshot, counts above two, trees of two levels. */
-static void make_base(u64 seed)
+static void make_base(u64 seed, u64 mappings)
 {
 	struct shape s = {
 		.meta_blocks = 200, .data_blocks = seed % 3 ? 1500 : 17000, .max_devs = 4, .max_vblock = 700,
@@ -311,7 +312,7 @@ static void make_base(u64 seed)
 
 	history_start(&w, &s, seed);
 	op_create(&w, 1);
-	for (i = 0; i < 5; i++)
+	for (i = 0; i < mappings / 64; i++)
 		op_write(&w, 1, i * 64, 64, false);
 	for (i = 2; i < 5; i++)
 		op_snap(&w, i, 1);
@@ -339,7 +340,7 @@ void hostile_one(u64 seed, u64 nr)
 {
 	only = nr;
 	base_seed = seed;
-	make_base(seed);
+	make_base(seed, 320);
 	use_base(0);
 }
 
@@ -365,6 +366,27 @@ void hostile_replay(FILE *f)
 	else
 		fprintf(f, "  %s\n  replay: make -C tests/sim run ARGS='--hostile --seed %llu --only %llu --replay'\n", hostile_now,
 			base_seed, nr_mutation);
+}
+
+void hostile_corpus(const char *dir, char **files, int nr)
+{
+	char path[512];
+	u64 seed;
+	int i;
+
+	for (seed = 1; seed <= 12; seed++) {
+		make_base(seed, seed % 4 ? 64 : 320);
+		snprintf(path, sizeof(path), "%s/made-%llu", dir, seed);
+		fuzz_save(base, path);
+		disk_free(base);
+	}
+	for (i = 0; i < nr; i++) {
+		base = disk_load(files[i], 0);
+		snprintf(path, sizeof(path), "%s/image-%d", dir, i + 1);
+		fuzz_save(base, path);
+		disk_free(base);
+	}
+	printf("%d inputs\n", 12 + nr);
 }
 
 void hostile_print(void)

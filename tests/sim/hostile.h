@@ -13,6 +13,8 @@ void hostile_one(u64 seed, u64 nr);
 /* All mutations of the image in @path, or one. */
 void hostile_file(const char *path, u64 nr);
 void hostile_print(void);
+/* Inputs of the fuzzers: images of several seeds, and these. */
+void hostile_corpus(const char *dir, char **files, int nr);
 
 extern char hostile_now[200];
 void hostile_replay(FILE *f);

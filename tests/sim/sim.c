@@ -70,6 +70,8 @@ static void usage(FILE *f)
 		   "       sim --all-faults [--seeds A-B] [--ops N] | --sweep SEED:STEP:FAULT:N\n"
 		   "       sim --hostile [--seeds A-B] | --hostile --seed N --only MUTATION | --hostile-file FILE [--only MUTATION]\n"
 		   "       sim --takeover\n"
+		   "       sim --work KIND\n"
+		   "       sim --fuzz-corpus DIR [FILE...]\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
 }
 
@@ -91,6 +93,12 @@ int main(int argc, char **argv)
 	opt.ops_per_seed = 400;
 	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--make-xml")))
 		return image_main(argc, argv);
+	if (argc > 2 && !strcmp(argv[1], "--fuzz-corpus")) {
+		hostile_corpus(argv[2], argv + 3, argc - 3);
+		return 0;
+	}
+	if (argc == 3 && !strcmp(argv[1], "--work"))
+		return work_main(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "--takeover"))
 		return takeover_main();
 	for (i = 1; i < argc; i++) {

@@ -165,6 +165,8 @@ void crash_exit(void);
 /* takeover.c */
 extern const char *takeover_now;
 int takeover_main(void);
+/* work.c */
+int work_main(const char *kind);
 /* image.c */
 int image_main(int argc, char **argv);
 void image_read_all(struct thin_meta *tm, const struct check_result *res, const char *where);
