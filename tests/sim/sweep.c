@@ -17,12 +17,12 @@
 #include "history.h"
 #include "sweep.h"
 
-enum fault { NO_MEMORY, NO_BLOCK, READ, READS, WRITE, WRITES, FLUSH, FLUSHES, NR_FAULTS };
+enum fault { NO_MEMORY, NO_BLOCK, READ, READS, WRITE, WRITES, FLUSH, FLUSHES, DATA_FLUSH, NR_FAULTS };
 
 static const char * const fault_name[] = {
 	"allocation of memory fails", "allocation of a metadata block and all later ones fail",
 	"read fails", "read and all later ones fail", "write fails", "write and all later ones fail",
-	"flush fails", "flush and all later ones fail",
+	"flush fails", "flush and all later ones fail", "flush of the data device fails",
 };
 
 enum step {
@@ -79,6 +79,9 @@ static void arm(struct world *w, enum fault fault, long n)
 	case WRITE:
 	case WRITES:
 		w->disk->fail_write_in = n;
+		break;
+	case DATA_FLUSH:
+		w->fail_data_flush_in = n;
 		break;
 	default:
 		w->disk->fail_flush_in = n;
@@ -278,5 +281,5 @@ void sweep_print(void)
 {
 	printf("sim: n-th calls that failed: %llu allocations of memory, %llu of metadata blocks, %llu reads, %llu writes, %llu flushes\n",
 	       nr_faults[NO_MEMORY], nr_faults[NO_BLOCK], nr_faults[READ] + nr_faults[READS],
-	       nr_faults[WRITE] + nr_faults[WRITES], nr_faults[FLUSH] + nr_faults[FLUSHES]);
+	       nr_faults[WRITE] + nr_faults[WRITES], nr_faults[FLUSH] + nr_faults[FLUSHES] + nr_faults[DATA_FLUSH]);
 }

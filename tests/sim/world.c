@@ -39,7 +39,7 @@ void arm_fault(struct world *w)
 {
 	u64 n = 1 + rng_below(&w->fault_rng, rng_chance(&w->fault_rng, 50) ? 4 : 60);
 
-	switch (rng_below(&w->fault_rng, 5)) {
+	switch (rng_below(&w->fault_rng, 6)) {
 	case 0:
 	case 1:
 		sim_alloc_fail_in = n;
@@ -53,6 +53,9 @@ void arm_fault(struct world *w)
 	case 4:
 		w->disk->fail_flush_in = 1 + n % 2;
 		break;
+	case 5:
+		w->fail_data_flush_in = 1;
+		break;
 	}
 	w->faults_seen = sim_faults;
 	w->armed = true;
@@ -65,6 +68,7 @@ void disarm_fault(struct world *w)
 	w->disk->fail_write_in = 0;
 	w->disk->fail_flush_in = 0;
 	w->disk->fails_for_good = false;
+	w->fail_data_flush_in = 0;
 	sweep_disarm();
 	w->armed = false;
 }
@@ -98,8 +102,12 @@ static int data_flush_wait(void *context)
 	w->flush_waited++;
 	if (w->flush_waited != w->flush_begun)
 		sim_fail("data_flush_wait without data_flush_begin");
-	w->disk->data_flushed = true;
 	disk_note(w->disk, EV_DATA_WAIT);
+	if (w->fail_data_flush_in && !--w->fail_data_flush_in) {
+		sim_faults++;
+		return -EIO;
+	}
+	w->disk->data_flushed = true;
 	return 0;
 }
 

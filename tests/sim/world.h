@@ -59,6 +59,7 @@ struct world {
 	struct rng fault_rng;
 	bool armed;
 	unsigned long faults_seen, faults_before;
+	long fail_data_flush_in;
 	struct disk *disk;
 	struct block_device bdev;
 	struct thin_meta *tm;
