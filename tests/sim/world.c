@@ -602,6 +602,7 @@ void op_abort(struct world *w)
 	struct thin_meta_space space;
 	bool failed;
 	int r, i, k;
+	u64 nr;
 
 	disarm_fault(w);
 	note_op(w, "abort");
@@ -635,7 +636,9 @@ void op_abort(struct world *w)
 	if (thin_meta_get_space(w->tm, &space) && !failed)
 		sim_fail("thin_meta_get_space after an abort failed");
 	for (i = 0; i < MAX_HANDLES && !failed; i++)
-		if (w->handles[i].td && state_dev(w->open, w->handles[i].id) && rng_chance(&w->rng, 50)) {
+		/* One that could not be read back after the failure is out of reach until the pool is opened anew. */
+		if (w->handles[i].td && state_dev(w->open, w->handles[i].id) && rng_chance(&w->rng, 50) &&
+		    !(faulted && thin_dev_mapped_blocks(w->handles[i].td, &nr) == -EIO)) {
 			look_numbers(w, w->handles[i].id);
 			look_ranges(w, w->handles[i].id, 0, 500);
 			for (k = 0; k < 20; k++)
