@@ -391,6 +391,6 @@ void hostile_corpus(const char *dir, char **files, int nr)
 
 void hostile_print(void)
 {
-	printf("sim: %llu mutations of %llu images: %llu could not be opened, the others were used; %llu times a device that nothing had touched was read whole\n",
+	printf("sim: %llu hostile images (made of %llu sound ones), %llu could not be opened, the others were used; %llu devices that nothing had touched read whole\n",
 	       did.mutations, did.images, did.refused, did.untouched);
 }

@@ -279,7 +279,7 @@ void sweep(u64 seed)
 
 void sweep_print(void)
 {
-	printf("sim: n-th calls that failed: %llu allocations of memory, %llu of metadata blocks, %llu reads, %llu writes, %llu flushes\n",
+	printf("sim: every n-th call: %llu allocations of memory failed, %llu allocations of metadata blocks failed, %llu reads failed, %llu writes failed, %llu flushes failed\n",
 	       nr_faults[NO_MEMORY], nr_faults[NO_BLOCK], nr_faults[READ] + nr_faults[READS],
 	       nr_faults[WRITE] + nr_faults[WRITES], nr_faults[FLUSH] + nr_faults[FLUSHES] + nr_faults[DATA_FLUSH]);
 }

@@ -132,7 +132,7 @@ int takeover_main(void)
 					one(did.histories + 1, sizes[size], bits & 1, bits & 2, hold, loss, bits & 4, bits & 8);
 				}
 	takeover_now = NULL;
-	printf("sim: %llu ways to lose a block: %llu times the other user took it over, %llu times it was refused; %llu power cuts before the commit and in it, %llu different images\n",
+	printf("sim: %llu ways to lose a block: %llu times the other user took it over, %llu times it was refused; %llu power cuts before the commit and in it, %llu different images of them\n",
 	       did.histories, did.taken, did.refused, stats.cuts, stats.cut_images);
 	crash_exit();
 	return 0;

@@ -247,7 +247,7 @@ void settle(struct world *w, const char *what)
 	}
 	w->supers_seen = w->disk->nr_super_writes;
 	stats.commits++;
-	if (w->disk->unflushed)
+	if (w->disk->unflushed && !(w->armed && sim_faults != w->faults_seen))
 		sim_fail("%s: returned with %zu writes not flushed", what, w->disk->unflushed);
 	if (check_image(w->disk, &res, 0))
 		sim_fail("%s: the image is wrong: %s", what, res.err);

@@ -1,0 +1,141 @@
+"""Both devices of a pool on one logged disk, and the pool as a crash at any point of the log would have left it.
+
+LOGWRITES_STEPS makes the history longer, LOGWRITES_SEED repeats one.
+"""
+
+import os
+import random
+import time
+
+import pytest
+from lib import metadata, proc
+from lib.logwrites import LogWrites
+from lib.slots import SLOT, Slots
+from lib.thin import MIB, SECTOR
+
+STEPS = int(os.environ.get("LOGWRITES_STEPS", "25"))
+SLOTS = 64
+META, DATA = 4 * MIB, 64 * MIB
+pytestmark = pytest.mark.deadline(900 + 60 * STEPS)
+
+
+class Crashed:
+    """The two devices as they are at one point of the log, in files."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.paths = [os.path.join(rig.directory, name) for name in ("crashed-meta", "crashed-data")]
+        for path, size in zip(self.paths, (META, DATA)):
+            with open(path, "wb") as file:
+                file.truncate(size)
+        self.files = [open(path, "r+b", buffering=0) for path in self.paths]
+
+    def apply(self, entry):
+        if entry.data is None or not entry.count:
+            return
+        at = entry.sector * SECTOR
+        which, offset = (0, at) if at < META else (1, at - META)
+        self.files[which].seek(offset)
+        self.files[which].write(entry.data)
+
+    def check(self, thoroughly):
+        if not any(open(self.paths[0], "rb").read(4096)):
+            return False  # before the pool was formatted
+        for series in ("0.9", "1") if thoroughly else ("0.9",):
+            verdict = proc.run(metadata.tool("thin_check", series), self.paths[0], check=False)
+            assert verdict.status == 0, f"thin_check {series}.x: {verdict.out}{verdict.err}"
+        return True
+
+    def open(self):
+        """A pool on copies."""
+        disks = [self.rig.disk(size, content=path) for path, size in zip(self.paths, (META, DATA))]
+        return self.rig.pool(size=DATA, meta=disks[0], data=disks[1])
+
+    def close(self, pool):
+        self.rig.stop(pool)
+        for disk in (pool.meta, pool.data):
+            self.rig.disks.remove(disk)
+            disk.remove()
+
+
+def history(rig, chance, disk):
+    """What was promised, begun and frozen in snapshots when each mark was set."""
+    meta = rig.device(f"0 {META // SECTOR} linear {disk} 0")
+    data = rig.device(f"0 {DATA // SECTOR} linear {disk} {META // SECTOR}")
+    pool = rig.pool(size=DATA, meta=meta, data=data)
+    pool.checked = False
+    thin = pool.thin(0, sectors=SLOTS * SLOT // SECTOR)
+    scratch = pool.thin(1)
+    slots = Slots(SLOTS, chance.random())
+    snapshots, marks = {}, []
+    for step in range(STEPS):
+        assert slots.write(thin) is None
+        what = chance.randrange(5)
+        if what == 0:
+            scratch.fill_blocks(chance.randrange(200), 2, seed=step)
+        elif what == 1:
+            scratch.discard_blocks(chance.randrange(100), 100)
+        elif what == 2 and len(snapshots) < 4:
+            pool.snapshot(thin, 10 + step)
+            snapshots[10 + step] = slots.now()
+        elif what == 3 and snapshots:
+            gone = chance.choice(sorted(snapshots))
+            # Between begin and end of the message either is right.
+            del snapshots[gone]
+            marks.append((*slots.now(), dict(snapshots)))
+            disk.mark(len(marks) - 1)
+            pool.delete(gone)
+        pool.status()  # commits what the messages left open
+        marks.append((*slots.now(), dict(snapshots)))
+        disk.mark(len(marks) - 1)
+    rig.stop(pool)
+    for device in (meta, data):
+        device.remove()
+    return marks
+
+
+def prove(crashed, before, after):
+    """Promised at the mark before the point; begun at the one behind it."""
+    pool = crashed.open()
+    sectors = SLOTS * SLOT // SECTOR
+    if before:
+        safe, _, snapshots = before
+        thin = pool.activate(0, sectors=sectors)
+        Slots.prove(thin, safe, after[1])
+        for number, (kept, begun) in snapshots.items():
+            Slots.prove(pool.activate(number, sectors=sectors), kept, begun)
+    # It goes on from there.
+    pool.create_thin(900)
+    pool.activate(900).fill_blocks(0, 3, seed=9)
+    crashed.close(pool)
+
+
+def test_every_point_of_the_log(rig, stock):
+    if stock:
+        pytest.skip("passes discards down too early and leaks at crashes")
+    proc.run("modprobe", "dm-log-writes", check=False)
+    seed = os.environ.get("LOGWRITES_SEED", str(time.time_ns() % 1000000))
+    print(f"LOGWRITES_SEED={seed} LOGWRITES_STEPS={STEPS}")
+    chance = random.Random(int(seed))
+    lower, log = rig.disk(META + DATA), rig.disk(64 * MIB + STEPS * 4 * MIB)
+    disk = LogWrites(rig, lower, log)
+    marks = history(rig, chance, disk)
+    disk.remove()
+
+    crashed = Crashed(rig)
+    last, points, checked, opened = None, 0, 0, 0
+    for entry in disk.entries():
+        if entry.mark is not None:
+            last = entry.mark
+            continue
+        crashed.apply(entry)
+        points += 1
+        if not entry.ordered and chance.random() > 0.05:
+            continue
+        checked += crashed.check(thoroughly=chance.random() < 0.05)
+        if last is not None and chance.random() < 0.1:
+            prove(crashed, marks[last], marks[min(last + 1, len(marks) - 1)])
+            opened += 1
+    prove(crashed, marks[-1], marks[-1])
+    assert checked and opened
+    print(f"COUNTS {points} writes and flushes logged, {checked} points of the log checked, {opened + 1} pools opened there and proven")

@@ -1,0 +1,98 @@
+"""The module goes and comes between pools and never under one; a data device that is pulled out under load.
+
+RELOADS makes it longer.
+"""
+
+import os
+import random
+import time
+
+import pytest
+from lib import io, metadata, proc
+from lib.slots import SLOT, Slots
+from lib.thin import MIB, SECTOR
+
+RELOADS = int(os.environ.get("RELOADS", "3"))
+GUEST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest")
+SLOTS = 64
+pytestmark = pytest.mark.deadline(900 + 60 * RELOADS)
+
+
+@pytest.fixture
+def chance():
+    seed = os.environ.get("RELOAD_SEED", str(time.time_ns() % 1000000))
+    print(f"RELOAD_SEED={seed} RELOADS={RELOADS}")
+    return random.Random(int(seed))
+
+
+def test_reload_between_pools(rig, stock, chance):
+    """Each time right after the last pool went, with work queues and caches as they then are."""
+    which = "in-tree" if stock else "ours"
+    pool = rig.pool(size=64 * MIB)
+    pool.create_thin(0)
+    slots = Slots(SLOTS, chance.random())
+    for number in range(RELOADS):
+        thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
+        Slots.prove(thin, *slots.now())
+        jobs = [io.Job(io.rewrite, thin.path, 0, SLOT * 8, os.path.join(rig.directory, "stop")) for _ in range(2)]
+        scratch = pool.thin(100 + number, sectors=16 * MIB // SECTOR)
+        scratch.fill(0, 8 * MIB, seed=number)
+        scratch.discard(0, 4 * MIB)
+        # Under load it stays where it is.
+        assert proc.run("rmmod", "dm_thin_pool", check=False).status != 0
+        with open(os.path.join(rig.directory, "stop"), "w", encoding="ascii"):
+            pass
+        for job in jobs:
+            assert job.errno() is None
+        os.unlink(os.path.join(rig.directory, "stop"))
+        for slot in range(8):  # the jobs have written here
+            slots.begun[slot] += 1
+            thin.write(slot * SLOT, Slots.content(slot, slots.begun[slot]), True)
+            slots.safe[slot] = slots.begun[slot]
+        for _ in range(4):
+            assert slots.write(thin) is None
+        scratch.remove()
+        pool.delete(100 + number)
+        rig.stop(pool)
+        proc.run(os.path.join(GUEST, "use-module"), which)
+        rig.pools.append(pool)
+        pool.start()
+    thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
+    Slots.prove(thin, *slots.now())
+    print(f"COUNTS {RELOADS} times the module was unloaded and loaded")
+
+
+def test_data_device_is_pulled_out(rig, stock, chance):
+    """Every I/O ends, what fsync promised is there when the device is back, and the metadata is clean."""
+    data = rig.null_blk(64 * MIB, discard=True)
+    pool = rig.pool(size=64 * MIB, data=data, meta=16 * MIB)
+    pool.checked = False
+    pool.create_thin(0)
+    slots = Slots(SLOTS, chance.random())
+    for _ in range(RELOADS):
+        thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
+        Slots.prove(thin, *slots.now())
+        for _ in range(5):
+            assert slots.write(thin) is None
+        other = pool.thin(1) if not stock else None
+        jobs = [io.Job(io.fill, other.path, n * 8 * MIB, 8 * MIB, n) for n in range(3)] if other else []
+        data.power(False)
+        assert slots.write(thin) is not None
+        for job in jobs:
+            job.errno()  # either; but it ends
+        for one in (thin, other):
+            if one:
+                one.remove()
+        pool.remove()
+        data.power(True)
+        metadata.check(pool.meta)
+        if metadata.Superblock(pool.meta).needs_check:
+            metadata.clear_needs_check(pool.meta)
+        pool.start()
+        if other:
+            pool.delete(1)
+    thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
+    Slots.prove(thin, *slots.now())
+    rig.stop(pool)
+    metadata.check(pool.meta)
+    print(f"COUNTS {RELOADS} times the data device was pulled out under load, lost 0")
