@@ -1,5 +1,7 @@
 """Both devices of a pool on one logged disk, and the pool as a crash at any point of the log would have left it.
 
+The data device holds secrets of former owners everywhere: no volume may ever show one.
+
 LOGWRITES_STEPS makes the history longer, LOGWRITES_SEED repeats one.
 """
 
@@ -8,7 +10,7 @@ import random
 import time
 
 import pytest
-from lib import metadata, proc
+from lib import io, metadata, proc
 from lib.logwrites import LogWrites
 from lib.slots import SLOT, Slots
 from lib.thin import MIB, SECTOR
@@ -16,6 +18,7 @@ from lib.thin import MIB, SECTOR
 STEPS = int(os.environ.get("LOGWRITES_STEPS", "25"))
 SLOTS = 64
 META, DATA = 4 * MIB, 64 * MIB
+SECRET = b"what another owner left".ljust(64, b".") * (MIB // 64)
 pytestmark = pytest.mark.deadline(900 + 60 * STEPS)
 
 
@@ -28,6 +31,9 @@ class Crashed:
         for path, size in zip(self.paths, (META, DATA)):
             with open(path, "wb") as file:
                 file.truncate(size)
+                if path.endswith("data"):
+                    for _ in range(size // MIB):
+                        file.write(SECRET)
         self.files = [open(path, "r+b", buffering=0) for path in self.paths]
 
     def apply(self, entry):
@@ -73,6 +79,7 @@ def history(rig, chance, disk):
         what = chance.randrange(5)
         if what == 0:
             scratch.fill_blocks(chance.randrange(200), 2, seed=step)
+            scratch.fill(chance.randrange(800) * 64 * 1024 + 4096 * chance.randrange(16), 4096, seed=step)
         elif what == 1:
             scratch.discard_blocks(chance.randrange(100), 100)
         elif what == 2 and len(snapshots) < 4:
@@ -94,6 +101,12 @@ def history(rig, chance, disk):
     return marks
 
 
+def no_secret(thin):
+    for at in range(0, thin.sectors * SECTOR, MIB):
+        found = thin.read(at, min(MIB, thin.sectors * SECTOR - at)).find(SECRET[:64])
+        assert found < 0, f"{thin.name} shows a former owner's secret at byte {at + found}"
+
+
 def prove(crashed, before, after):
     """Promised at the mark before the point; begun at the one behind it."""
     pool = crashed.open()
@@ -101,12 +114,17 @@ def prove(crashed, before, after):
     if before:
         safe, _, snapshots = before
         thin = pool.activate(0, sectors=sectors)
+        no_secret(thin)
+        no_secret(pool.activate(1))
         Slots.prove(thin, safe, after[1])
         for number, (kept, begun) in snapshots.items():
             Slots.prove(pool.activate(number, sectors=sectors), kept, begun)
     # It goes on from there.
-    pool.create_thin(900)
-    pool.activate(900).fill_blocks(0, 3, seed=9)
+    new = pool.thin(900, sectors=16 * MIB // SECTOR)
+    new.fill_blocks(0, 3, seed=9)
+    for block in range(4, 60, 7):
+        new.fill(block * pool.block + 8 * 1024, 4096, seed=9)
+    no_secret(new)
     crashed.close(pool)
 
 
@@ -118,6 +136,9 @@ def test_every_point_of_the_log(rig, stock):
     print(f"LOGWRITES_SEED={seed} LOGWRITES_STEPS={STEPS}")
     chance = random.Random(int(seed))
     lower, log = rig.disk(META + DATA), rig.disk(64 * MIB + STEPS * 4 * MIB)
+    for at in range(META, META + DATA, MIB):
+        io.write(lower, at, SECRET)
+    io.flush(lower)
     disk = LogWrites(rig, lower, log)
     marks = history(rig, chance, disk)
     disk.remove()
