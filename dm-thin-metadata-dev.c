@@ -232,8 +232,8 @@ void dev_reload_all(struct thin_meta *tm)
 			td->gone = true;
 			td->changed = false;
 			if (r != -ENODATA)
-				DMERR("%pg: device %u cannot be read back (error %d)", tm->bdev,
-				      td->id, r);
+				DMERR_LIMIT("%pg: device %u cannot be read back (error %d)",
+					    tm->bdev, td->id, r);
 		}
 	}
 }

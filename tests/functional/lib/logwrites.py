@@ -43,6 +43,7 @@ class LogWrites(Device):
             for _ in range(count):
                 head = log.read(SECTOR)
                 sector, sectors, flags, length = struct.unpack_from("<QQQQ", head)
-                mark = int(head[32 : 32 + length].rstrip(b"\0")) if flags & MARK else None
+                text = head[32 : 32 + length].rstrip(b"\0") if flags & MARK else b""
+                mark = int(text) if text.isdigit() else None  # the target sets one at the end
                 data = None if flags & (DISCARD | MARK) else log.read(sectors * SECTOR)
                 yield Entry(flags, sector, sectors, data, mark)
