@@ -164,6 +164,7 @@ sim_list() {
 		printf 'restored-%s-million-free\t%s\n' "$version" "sim_restored $version 1000000 1000123 1060001 96M"
 	done
 	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
+	printf 'refused\t%s\n' "$sim_bin --refused"
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
 	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 60"
 	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do

@@ -31,6 +31,11 @@ void stamp_page(u8 *page, int kind)
 	memcpy(page, &csum, 4);
 }
 
+bool is_node(int kind)
+{
+	return kind == T_TOP || kind == T_MAP || kind == T_DETAILS || kind == T_INDEX || kind == T_COUNTS;
+}
+
 static int sane(int r, const char *what)
 {
 	static const int known[] = {

@@ -37,11 +37,6 @@ static unsigned int values_at(const u8 *page)
 	return max && 32 + 8ULL * max < DISK_BLOCK ? 32 + 8 * max : VALUES_AT;
 }
 
-static bool is_node(int kind)
-{
-	return kind == T_TOP || kind == T_MAP || kind == T_DETAILS || kind == T_INDEX || kind == T_COUNTS;
-}
-
 static struct disk *decode(const u8 *data, size_t size)
 {
 	struct disk *d = disk_new(NR_BLOCKS);

@@ -270,6 +270,28 @@ static void mutate_pages(u64 block, unsigned int way, struct rng *rng)
 	try(d, block, T_NONE);
 }
 
+/* An internal node whose only child is itself: all its keys are in bounds, however deep. */
+static void mutate_loop(u64 block)
+{
+	static const u32 header[] = { 1, 252, 8, 0 };
+	u8 page[DISK_BLOCK];
+	struct disk *d;
+	u32 flags = 1;
+
+	if (!wanted())
+		return;
+	snprintf(hostile_now, sizeof(hostile_now), "mutation %llu: %s at block %llu is its own only child", nr_mutation,
+		 check_kind_name(res.kinds[block]), block);
+	memcpy(page, disk_peek(base, block), DISK_BLOCK);
+	memcpy(page + 4, &flags, 4);
+	memcpy(page + 16, header, sizeof(header));
+	memcpy(page + 32 + 8 * 252, &block, 8);
+	stamp_page(page, res.kinds[block]);
+	d = disk_cut(base, 0, NULL);
+	disk_poke(d, block, page);
+	try(d, block, res.kinds[block]);
+}
+
 static void mutate_all(void)
 {
 	struct field f[MAX_FIELDS];
@@ -295,6 +317,8 @@ static void mutate_all(void)
 				mutate_field(b, f[i], v, &rng);
 		for (v = 0; v < SWAPS_PER_BLOCK; v++)
 			mutate_pages(b, v, &rng);
+		if (is_node(res.kinds[b]))
+			mutate_loop(b);
 	}
 	bufio_policy.max_calls = 0;
 	hostile_now[0] = 0;

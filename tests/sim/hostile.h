@@ -25,5 +25,6 @@ bool exercise(struct disk *d, u64 seed, const u32 *ids, unsigned int nr_ids);
 void exercise_untouched(struct disk *d, const struct check_result *res, const bool *untouched);
 /* The checksum that a block of this kind has. */
 void stamp_page(u8 *page, int kind);
+bool is_node(int kind);
 
 #endif

@@ -5,6 +5,7 @@
  *
  *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--delete] [--out FILE]
  *   sim --huge
+ *   sim --refused
  *   sim --make-xml FILE --mappings N --data-blocks N
  */
 #include <linux/err.h>
@@ -215,6 +216,69 @@ static void delete_large(struct disk *d, struct block_device *bdev, const struct
 	       big->nr, supers);
 }
 
+/* What is refused, without a trace. */
+static int refused(void)
+{
+	struct disk *d = disk_new(100), *tiny = disk_new(2);
+	struct block_device bdev = { .sectors = 800, .disk = d }, small = { .sectors = 16, .disk = tiny };
+	struct thin_meta *tm;
+	struct thin_dev *td;
+	u64 begin, len;
+	int r;
+
+	tm = thin_meta_open(&small, DATA_BLOCK_SECTORS, true, &no_ops, NULL);
+	if (PTR_ERR(tm) != -EINVAL)
+		sim_fail("two blocks: error %ld", PTR_ERR(tm));
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
+	if (PTR_ERR(tm) != -EPERM)
+		sim_fail("a blank device that may not be formatted: error %ld", PTR_ERR(tm));
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, true, &no_ops, NULL);
+	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
+	must(thin_meta_resize_data(tm, 50), "resize_data");
+	must(thin_meta_create_thin(tm, 1), "create_thin");
+	r = thin_meta_create_thin(tm, THIN_MAX_DEV_ID + 1);
+	if (r != -EINVAL)
+		sim_fail("a device id too large: error %d", r);
+	must(thin_meta_commit(tm), "commit");
+	must(thin_meta_open_dev(tm, 1, &td), "open_dev");
+	r = thin_meta_delete(tm, 1, never_stop, NULL);
+	if (r != -EBUSY)
+		sim_fail("delete of an open device: error %d", r);
+	r = thin_meta_resize_data(tm, (1ULL << 40) + 1);
+	if (r != -EINVAL)
+		sim_fail("more data blocks than a mapping can name: error %d", r);
+	thin_meta_close_dev(td);
+
+	thin_meta_set_access(tm, THIN_META_FREEING);
+	r = thin_meta_create_thin(tm, 2);
+	if (r != -EPERM)
+		sim_fail("create_thin while only what frees is served: error %d", r);
+	must(thin_meta_delete(tm, 1, never_stop, NULL), "delete while only what frees is served");
+	thin_meta_set_access(tm, THIN_META_READ_ONLY);
+	r = thin_meta_commit(tm);
+	if (r != -EPERM)
+		sim_fail("commit of changes while read-only: error %d", r);
+	thin_meta_set_access(tm, THIN_META_WRITABLE);
+	must(thin_meta_commit_last(tm), "commit_last");
+	r = thin_meta_alloc_data(tm, 1, &begin, &len);
+	if (!r)
+		r = thin_meta_create_thin(tm, 3);
+	if (r != -EPERM)
+		sim_fail("a change after the last commit: error %d", r);
+	thin_meta_set_access(tm, THIN_META_READ_ONLY);
+	must(thin_meta_commit(tm), "commit of nothing while read-only");
+	must(thin_meta_close(tm), "close");
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS * 2, false, &no_ops, NULL);
+	if (PTR_ERR(tm) != -EINVAL)
+		sim_fail("another block size: error %ld", PTR_ERR(tm));
+	if (sim_live_allocs)
+		sim_fail("%ld allocations are left behind", sim_live_allocs);
+	disk_free(d);
+	disk_free(tiny);
+	printf("refused: all that should be\n");
+	return 0;
+}
+
 /* A device of 16 GiB and more: only what the format can address is used. */
 static int huge(void)
 {
@@ -311,6 +375,8 @@ int image_main(int argc, char **argv)
 
 		if (!strcmp(a, "--huge"))
 			return huge();
+		if (!strcmp(a, "--refused"))
+			return refused();
 		if (!strcmp(a, "--lax")) {
 			flags |= CHECK_LAX;
 		} else if (!strcmp(a, "--fill")) {
@@ -379,6 +445,6 @@ int image_main(int argc, char **argv)
 	return 0;
 bad:
 	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--delete] [--out FILE]\n"
-		"       sim --huge | sim --make-xml FILE --mappings N --data-blocks N\n");
+		"       sim --huge | sim --refused | sim --make-xml FILE --mappings N --data-blocks N\n");
 	return 2;
 }

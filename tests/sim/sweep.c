@@ -27,12 +27,13 @@ static const char * const fault_name[] = {
 
 enum step {
 	CREATE, SNAP, DELETE, WRITE_SOME, WRITE_MANY, OVERWRITE, TAKE_OVER, REMOVE, REMOVE_ALL, HOLD, RELEASE_HOLD,
-	GROW_DATA, GROW_META, COMMIT, REOPEN, ABORT, NEEDS_CHECK, RELEASE_SETS, LOOK, NR_STEPS
+	GROW_DATA, GROW_META, COMMIT, REOPEN, ABORT, NEEDS_CHECK, RELEASE_SETS, LOOK, FORMAT, NR_STEPS
 };
 
 static const char * const step_name[] = {
 	"create", "snapshot", "delete", "write", "write much", "overwrite", "take over", "remove", "remove all", "hold",
 	"release", "grow data", "grow metadata", "commit", "reopen", "abort", "needs_check", "release sets", "look",
+	"format",
 };
 
 /* What a failure's message says of where it was, and its replay. */
@@ -187,6 +188,14 @@ static bool try(struct world *w, const struct shape *s, enum step step, enum fau
 	unsigned long before = sim_faults;
 	u32 id;
 
+	if (step == FORMAT) {
+		op_close(w);
+		world_exit(w);
+		world_init(w, seed_now, s->meta_blocks, s->data_blocks);
+		arm(w, fault, n);
+		op_open(w, true);
+		goto done;
+	}
 	w->rng.s = seed_now + step;
 	id = pick_id(w, s);
 	prepare(w, s, step, id);
@@ -194,6 +203,7 @@ static bool try(struct world *w, const struct shape *s, enum step step, enum fau
 		id = pick_id(w, s);
 	arm(w, fault, n);
 	do_step(w, s, step, id);
+done:
 	disarm_fault(w);
 	if (sim_faults == before)
 		return false;

@@ -396,8 +396,11 @@ void op_open(struct world *w, bool may_format)
 		sim_api_end("thin_meta_open");
 		if (sim_live_allocs != before)
 			sim_fail("a failed thin_meta_open leaks %ld allocations", sim_live_allocs - before);
-		if (!injected(w, PTR_ERR(w->tm)))
+		/* Only formatting allocates. */
+		if (!(PTR_ERR(w->tm) == -ENOSPC && w->armed && sim_faults != w->faults_seen) &&
+		    !injected(w, PTR_ERR(w->tm)))
 			sim_fail("thin_meta_open: error %ld", PTR_ERR(w->tm));
+		disarm_fault(w);
 		w->tm = NULL;
 		op_open(w, may_format);
 		return;
