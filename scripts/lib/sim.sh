@@ -23,8 +23,8 @@ SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-8}
 SIM_FAULT_BATCHES=${SIM_FAULT_BATCHES:-10}
 SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-14}
 # Pools in which every n-th call fails, and images of which every field is set to what it must not be.
-SIM_SWEEP_BATCHES=${SIM_SWEEP_BATCHES:-2}
-SIM_HOSTILE_IMAGES=${SIM_HOSTILE_IMAGES:-3}
+SIM_SWEEP_BATCHES=${SIM_SWEEP_BATCHES:-1}
+SIM_HOSTILE_IMAGES=${SIM_HOSTILE_IMAGES:-2}
 
 sim_build() {
 	need_host gcc make libc6-dev xz-utils valgrind python3
@@ -166,7 +166,7 @@ sim_list() {
 	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
 	printf 'refused\t%s\n' "$sim_bin --refused"
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
-	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 60"
+	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 40"
 	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do
 		printf 'all-faults-%d\t%s\n' "$n" \
 			"$sim_plain --all-faults --seeds $((n * 10 + 1))-$((n * 10 + 10)) --ops 200"

@@ -15,7 +15,7 @@ from lib.logwrites import LogWrites
 from lib.slots import SLOT, Slots
 from lib.thin import MIB, SECTOR
 
-STEPS = int(os.environ.get("LOGWRITES_STEPS", "25"))
+STEPS = int(os.environ.get("LOGWRITES_STEPS", "8"))
 SLOTS = 64
 META, DATA = 4 * MIB, 64 * MIB
 SECRET = b"what another owner left".ljust(64, b".") * (MIB // 64)
@@ -160,3 +160,15 @@ def test_every_point_of_the_log(rig, stock):
     prove(crashed, marks[-1], marks[-1])
     assert checked and opened
     print(f"COUNTS {points} writes and flushes logged, {checked} points of the log checked, {opened + 1} pools opened there and proven")
+
+
+def test_secrets_are_noticed(rig):
+    """Without zeroing they show, or the test above proves nothing."""
+    data = rig.disk(4 * MIB)
+    for at in range(0, 4 * MIB, MIB):
+        io.write(data, at, SECRET)
+    pool = rig.pool(size=4 * MIB, data=data, features=["skip_block_zeroing"])
+    thin = pool.thin(0)
+    thin.fill(8192, 4096, seed=1)
+    with pytest.raises(AssertionError, match="secret"):
+        no_secret(thin)
