@@ -3,10 +3,11 @@
 #
 # Source it after common.sh.
 #
-#   sim_test [-k PATTERN] [--seeds A-B | --hours H]
+#   sim_test [-k PATTERN] [--seeds A-B | --hours H | --coverage]
 #                            run the tests whose names contain PATTERN; the last line is 'N passed, N failed'
 #
-# With --seeds, all kinds of histories of these seeds instead; with --hours, of new ones for so long.
+# With --seeds, all kinds of histories of these seeds instead; with --hours, of new ones for so long; with --coverage
+# lines and branches reached, and the reasons for the others.
 #
 # A test is one run of the simulation: a batch of seeded histories, or one image of another
 # writer. A batch that fails prints its seed and the command that replays it.
@@ -184,6 +185,25 @@ sim_totals() {
 		END { for (name in sum) printf "%14d%s\n", sum[name], name }' | sort -rn
 }
 
+# What all kinds of runs together reach of the layer, and why not the rest.
+sim_coverage() {
+	local dir=$DM_THIN_CACHE/sim/coverage sim
+	sim=$dir/sim
+	find "$dir" -name '*.gcda' -delete 2>/dev/null || true
+	quietly "$DM_THIN_CACHE/log/sim-build.log" make -C "$SRC/tests/sim" -j "$JOBS" O="$dir" CC=gcc SAN=--coverage ||
+		die "the simulation does not compile for coverage"
+	{
+		"$sim" --seeds 1-60 --ops 400
+		"$sim" --seeds 1001-1006 --ops 200 --cuts 20
+		"$sim" --seeds 3001-3060 --ops 400 --faults 20
+		"$sim" --all-faults --seeds 1-12 --ops 150
+		"$sim" --hostile --seeds 1-2
+		"$sim" --huge
+		"$sim" --refused
+	} >/dev/null
+	"$SRC/tests/sim/coverage" "$dir"
+}
+
 # What failed stays to be looked at, one run of it, out of memory.
 sim_clean() {
 	local kept=$DM_THIN_CACHE/log/sim-failed
@@ -215,12 +235,18 @@ sim_test() {
 			seconds=$(awk -v h="$2" 'BEGIN { printf "%d", h * 3600 }')
 			shift
 			;;
+		--coverage) list=(sim_coverage) ;;
 		*) usage_error "unknown argument '$1' of sim" ;;
 		esac
 		shift
 	done
 	# shellcheck source=scripts/lib/rootfs.sh
 	. "$SRC/scripts/lib/rootfs.sh"
+	if [ "${list[*]}" = sim_coverage ]; then
+		need_host gcc make libc6-dev python3
+		sim_coverage
+		return
+	fi
 	sim_work=$(mktemp -d /dev/shm/dm-thin-sim.XXXXXX 2>/dev/null || mktemp -d)
 	trap sim_clean EXIT
 	sim_build
