@@ -14,8 +14,8 @@ from lib.rig import module_is_stock
 from lib.slots import SLOT, Slots
 from lib.thin import KIB, MIB, SECTOR
 
-TRACES = int(os.environ.get("TRACES", "6"))
-ALTERNATIONS = int(os.environ.get("ALTERNATIONS", "4"))
+TRACES = int(os.environ.get("TRACES", "3"))
+ALTERNATIONS = int(os.environ.get("ALTERNATIONS", "2"))
 FIRST = int(os.environ.get("TRACE_SEED", "1"))
 BATCH = 25  # traces between two changes of the module
 THINS, BLOCKS = 4, 48
