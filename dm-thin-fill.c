@@ -4,8 +4,8 @@
  * copy of what was there before.
  *
  * The bios of a work leave at most a head and a tail of the block; these are
- * filled on pool->fill_wq while the bios are on their way, by as many threads as
- * there are processors.  A copy is one read and then one write for each part.
+ * filled by who submitted a batch of bios when it is complete, and by a thread of
+ * pool->fill_wq beside.  A copy is one read and then one write for each part.
  * kcopyd does what is large, what is to be throttled and what finds no memory here:
  * it has a reserve, cuts into pieces and takes its time, but each of its jobs passes
  * through its one thread more than once.
@@ -131,18 +131,12 @@ static void kcopyd_done(int read_err, unsigned long write_err, void *context)
 	thin_provision_fill_done(context, read_err || write_err);
 }
 
-static void queue_fill(struct thin_work *work)
-{
-	atomic_inc(&work->pending);
-	if (!queue_work(work->vol->pool->fill_wq, &work->fill))
-		thin_provision_fill_done(work, false);
-}
-
 /* A device may claim that it can zero by itself until it is asked to: then it is written to. */
 static void refused_zeroes(struct thin_work *work)
 {
-	WRITE_ONCE(work->refused_zeroes, true);
-	queue_fill(work);
+	atomic_inc(&work->pending);
+	if (!queue_work(work->vol->pool->fill_wq, &work->zero_again))
+		thin_provision_fill_done(work, false);
 }
 
 static void kcopyd_zeroed(int read_err, unsigned long write_err, void *context)
@@ -206,18 +200,14 @@ static struct bio *zero_bio(struct thin_work *work, sector_t at, sector_t end, e
 	return bio;
 }
 
-/* After a refusal all parts once more: that does no harm, the bios are not there. */
-static void zero(struct thin_work *work, const struct part *parts, unsigned int nr)
+static void zero(struct thin_work *work, const struct part *parts, unsigned int nr,
+		 enum req_op op)
 {
-	bool can_zero = !READ_ONCE(work->refused_zeroes) &&
-			bdev_write_zeroes_sectors(work->vol->pool->data_bdev);
-
 	for (; nr--; parts++) {
 		sector_t at = parts->from;
 
 		while (at < parts->to) {
-			struct bio *bio = zero_bio(work, at, parts->to,
-						   can_zero ? REQ_OP_WRITE_ZEROES : REQ_OP_WRITE);
+			struct bio *bio = zero_bio(work, at, parts->to, op);
 
 			at += bio_sectors(bio);
 			atomic_inc(&work->pending);
@@ -355,37 +345,74 @@ static bool copy(struct thin_work *work, struct block_device *bdev, sector_t sec
 
 /* ---- both ---- */
 
-/**
- * thin_fill_now - give a new block what its bios leave of it
- * @ws: of its work, on pool->fill_wq
- *
- * Runs again when the data device has refused to zero.
- */
-void thin_fill_now(struct work_struct *ws)
+static void fill(struct thin_work *work)
 {
-	struct thin_work *work = container_of(ws, struct thin_work, fill);
-	unsigned int nr, noio = memalloc_noio_save();
-	bool again = READ_ONCE(work->refused_zeroes);
 	struct block_device *bdev;
 	sector_t sector, len;
 	struct part parts[2];
-
-	/* From now on it is settled what the bios write. */
-	spin_lock_irq(&work->vol->lock);
-	work->to_fill = false;
-	work->busy.open = false;
-	spin_unlock_irq(&work->vol->lock);
+	unsigned int nr;
 
 	bdev = source_of(work, &sector, &len);
 	nr = parts_of(work, 0, len, parts);
-	if (nr && !again && (is_throttled() || !copy(work, bdev, sector, len, parts, nr)))
+	if (nr && (is_throttled() || !copy(work, bdev, sector, len, parts, nr)))
 		by_kcopyd(work, bdev, sector, parts, nr);
 	nr = zero_parts(work, parts);
-	if (is_throttled() && !again)
+	if (is_throttled())
 		by_kcopyd(work, NULL, 0, parts, nr);
 	else
-		zero(work, parts, nr);
+		zero(work, parts, nr, bdev_write_zeroes_sectors(work->vol->pool->data_bdev) ?
+				      REQ_OP_WRITE_ZEROES : REQ_OP_WRITE);
 	thin_provision_fill_done(work, false);
+}
+
+/**
+ * thin_fill_zero_again - the data device has refused to zero
+ * @ws: of a work, on pool->fill_wq
+ *
+ * All parts once more: that does no harm, the bios are not there.
+ */
+void thin_fill_zero_again(struct work_struct *ws)
+{
+	struct thin_work *work = container_of(ws, struct thin_work, zero_again);
+	unsigned int noio = memalloc_noio_save();
+	struct part parts[2];
+
+	zero(work, parts, zero_parts(work, parts), REQ_OP_WRITE);
+	thin_provision_fill_done(work, false);
+	memalloc_noio_restore(noio);
+}
+
+/* From now on it is settled what the bios write. */
+static struct thin_work *next_fill(struct thin_vol *vol)
+{
+	struct thin_work *work;
+
+	spin_lock_irq(&vol->lock);
+	work = list_first_entry_or_null(&vol->fills, struct thin_work, list);
+	if (work) {
+		list_del_init(&work->list);
+		work->to_fill = false;
+		work->busy.open = false;
+	}
+	spin_unlock_irq(&vol->lock);
+	return work;
+}
+
+/**
+ * thin_fill_all - give the new blocks of a volume what their bios leave of them
+ * @vol: volume
+ *
+ * Process context.  Several may do it at a time.
+ */
+void thin_fill_all(struct thin_vol *vol)
+{
+	unsigned int noio = memalloc_noio_save();
+	struct thin_work *work;
+
+	while ((work = next_fill(vol))) {
+		fill(work);
+		cond_resched();
+	}
 	memalloc_noio_restore(noio);
 }
 
@@ -397,18 +424,26 @@ void thin_fill_now(struct work_struct *ws)
  */
 void thin_fill(struct thin_work *work)
 {
-	struct pool *pool = work->vol->pool;
+	struct thin_vol *vol = work->vol;
+	struct pool *pool = vol->pool;
 	sector_t sector, len;
 	struct part parts[2];
-	bool fill;
+	unsigned long flags;
 
 	work->filled = source_of(work, &sector, &len) || zeroes_begin(work) < pool->block_sectors;
-	fill = parts_of(work, 0, len, parts) || zero_parts(work, parts);
-	work->to_fill = fill;
-	/* Who joins sees all that came before; from here on others change it. */
-	smp_store_release(&work->busy.open, true);
-	if (fill)
-		queue_fill(work);
+	work->to_fill = parts_of(work, 0, len, parts) || zero_parts(work, parts);
+	if (!work->to_fill) {
+		/* Who joins sees all that came before; from here on others change it. */
+		smp_store_release(&work->busy.open, true);
+		return;
+	}
+	atomic_inc(&work->pending);
+	spin_lock_irqsave(&vol->lock, flags);
+	work->busy.open = true;
+	list_add_tail(&work->list, &vol->fills);
+	if (!thin_is_finisher(vol))
+		queue_work(pool->fill_wq, &vol->filler);
+	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
 /**

@@ -237,19 +237,78 @@ bool thin_stash_return_all(struct pool *pool)
 
 /*
  * Who submits a batch finds that a fast device has done with it before the last is sent.
- * Then the mappings are inserted here, all at once: to wake the worker for that, and be
- * woken by it, would take longer.
+ * Then new blocks are filled and mappings inserted here, all at once: to wake others for
+ * that, and be woken by them, would take longer.
  */
+enum finisher {
+	SUBMITTER,
+	FILLER,
+};
+
+/**
+ * thin_is_finisher - is this task going to look at what ends now?
+ * @vol: volume; lock held
+ *
+ * Return: true when nobody else has to be woken.
+ */
+bool thin_is_finisher(struct thin_vol *vol)
+{
+	return in_task() && (vol->finishers[SUBMITTER] == current ||
+			     vol->finishers[FILLER] == current);
+}
+
+static void set_finisher(struct thin_vol *vol, enum finisher who, struct task_struct *task)
+{
+	spin_lock_irq(&vol->lock);
+	vol->finishers[who] = task;
+	spin_unlock_irq(&vol->lock);
+}
+
+static void fill_and_finish(struct thin_vol *vol, enum finisher who)
+{
+	thin_fill_all(vol);
+	/* What ends from here on is the worker's, unless it is found below. */
+	set_finisher(vol, who, NULL);
+	if (!thin_provision_try_finish(vol))
+		thin_vol_kick(vol);
+}
+
+/**
+ * thin_front_filler - fill blocks beside the submitter
+ * @ws: of the volume
+ */
+void thin_front_filler(struct work_struct *ws)
+{
+	struct thin_vol *vol = container_of(ws, struct thin_vol, filler);
+
+	set_finisher(vol, FILLER, current);
+	fill_and_finish(vol, FILLER);
+}
+
+static bool has_fills(struct thin_vol *vol, bool many)
+{
+	bool has;
+
+	spin_lock_irq(&vol->lock);
+	has = !list_empty(&vol->fills) && !(many && list_is_singular(&vol->fills));
+	spin_unlock_irq(&vol->lock);
+	return has;
+}
+
 static void unplug(struct blk_plug_cb *cb, bool from_schedule)
 {
 	struct thin_vol *vol = cb->data;
+	bool busy = from_schedule || current->bio_list;
 
 	kfree(cb);
-	spin_lock_irq(&vol->lock);
-	vol->plugged_by = NULL;
-	spin_unlock_irq(&vol->lock);
-	if (from_schedule || current->bio_list || !thin_provision_try_finish(vol))
+	if (has_fills(vol, !busy))
+		queue_work(vol->pool->fill_wq, &vol->filler);
+	if (busy) {
+		set_finisher(vol, SUBMITTER, NULL);
 		thin_vol_kick(vol);
+	} else {
+		fill_and_finish(vol, SUBMITTER);
+	}
 
 	/* Whoever closes the volume waits for this. */
 	spin_lock_irq(&vol->lock);
@@ -262,9 +321,10 @@ static void unplug(struct blk_plug_cb *cb, bool from_schedule)
 static void plug(struct thin_vol *vol)
 {
 	lockdep_assert_held(&vol->lock);
-	if (vol->plugged_by || !blk_check_plugged(unplug, vol, sizeof(struct blk_plug_cb)))
+	if (vol->finishers[SUBMITTER] ||
+	    !blk_check_plugged(unplug, vol, sizeof(struct blk_plug_cb)))
 		return;
-	vol->plugged_by = current;
+	vol->finishers[SUBMITTER] = current;
 	WRITE_ONCE(vol->plugs, vol->plugs + 1);
 }
 

@@ -59,13 +59,12 @@ struct thin_work *thin_work_create(struct bio *bio)
 	work->urgency = bio->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_META | REQ_PRIO);
 	work->ioprio = bio->bi_ioprio;
 	INIT_LIST_HEAD(&work->list);
-	INIT_WORK(&work->fill, thin_fill_now);
+	INIT_WORK(&work->zero_again, thin_fill_zero_again);
 	work->joined = 0;
 	work->filled = false;
 	work->to_fill = false;
 	work->failed = false;
 	work->fill_failed = false;
-	work->refused_zeroes = false;
 	atomic_set(&work->pending, 1);
 	return work;
 }
@@ -205,8 +204,7 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 
 /**
  * thin_work_put - an I/O of a work has ended
- * @work: the work; goes to the worker with the last, or to its submitter who is about
- *	to unplug
+ * @work: the work; goes to the worker with the last, or is left to a finisher
  *
  * Any context.
  */
@@ -221,7 +219,7 @@ void thin_work_put(struct thin_work *work)
 	/* Kicked under the lock: as soon as it is dropped, the work may be gone. */
 	spin_lock_irqsave(&vol->lock, flags);
 	list_add_tail(&work->list, &vol->done);
-	if (vol->plugged_by != current || !in_task())
+	if (!thin_is_finisher(vol))
 		thin_vol_kick(vol);
 	spin_unlock_irqrestore(&vol->lock, flags);
 }
@@ -636,12 +634,11 @@ void thin_provision_finish(struct thin_vol *vol)
 {
 	mutex_lock(&vol->finish_lock);
 	finish(vol, true);
-	thin_stash_fill(vol);
 	mutex_unlock(&vol->finish_lock);
 }
 
 /**
- * thin_provision_try_finish - thin_provision_finish() for who has submitted the bios
+ * thin_provision_try_finish - thin_provision_finish() for a finisher
  * @vol: volume
  *
  * Process context.  Waits for no commit and for nobody who does.

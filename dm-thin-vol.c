@@ -414,6 +414,10 @@ static void work_on_vol(struct work_struct *ws)
 	short_of_memory = map_gathered(vol, &works);
 	thin_provision_finish(vol);
 	thin_provision_start(vol, &works);
+	/* What is here already gets its blocks first. */
+	mutex_lock(&vol->finish_lock);
+	thin_stash_fill(vol);
+	mutex_unlock(&vol->finish_lock);
 	more = thin_discard_step(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
@@ -446,9 +450,11 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	init_waitqueue_head(&vol->idle);
 	INIT_LIST_HEAD(&vol->list);
 	INIT_LIST_HEAD(&vol->done);
+	INIT_LIST_HEAD(&vol->fills);
 	INIT_LIST_HEAD(&vol->discards);
 	INIT_LIST_HEAD(&vol->round_node);
 	INIT_WORK(&vol->work, work_on_vol);
+	INIT_WORK(&vol->filler, thin_front_filler);
 
 	vol->counters = alloc_percpu(struct thin_counters);
 	r = vol->counters ? compat_epoch_init(&vol->srcu) : -ENOMEM;
@@ -503,6 +509,7 @@ struct thin_vol *thin_vol_get(struct pool *pool, u32 id)
 void thin_vol_wait_idle(struct thin_vol *vol)
 {
 	wait_event(vol->idle, !READ_ONCE(vol->nr_busy) && !READ_ONCE(vol->plugs));
+	flush_work(&vol->filler);
 	flush_work(&vol->work);
 }
 

@@ -325,9 +325,11 @@ struct thin_stash {
  * @stash: reserved data blocks; lock
  * @stash_low: more are wanted; written under lock
  * @plugs: submitters that have not unplugged yet; written under lock
- * @plugged_by: one of them, who finishes the works that end meanwhile; lock
+ * @finishers: who is going to finish what ends meanwhile, a submitter and the filler; lock
  * @idle: woken when nothing is busy
  * @done: works whose I/O has ended; lock
+ * @fills: works whose block is to be filled; lock
+ * @filler: fills them, on pool->fill_wq
  * @discards: discards in progress; worker only
  * @work: the worker
  * @rcu: for an epoch
@@ -357,9 +359,11 @@ struct thin_vol {
 	struct thin_stash stash[THIN_STASH_RUNS];
 	bool stash_low;
 	unsigned int plugs;
-	struct task_struct *plugged_by;
+	struct task_struct *finishers[2];
 	wait_queue_head_t idle;
 	struct list_head done;
+	struct list_head fills;
+	struct work_struct filler;
 	struct list_head discards;
 	struct work_struct work;
 
@@ -418,7 +422,7 @@ struct thin_busy {
 /**
  * struct thin_work - a virtual block on road 2
  * @busy: the block, and the bios that are issued when it is mapped
- * @list: in the worker's list, then in vol->done
+ * @list: in the worker's list, then in vol->fills, then in vol->done
  * @vol: the volume
  * @tt: target of the first bio (its external origin is copied from)
  * @block: reserved data block, valid when @reserved
@@ -432,13 +436,12 @@ struct thin_busy {
  * @pending: I/Os in flight, and one for who starts them
  * @urgency: their flags that say how urgent they are
  * @ioprio: their priority
- * @fill: fills the block on pool->fill_wq
+ * @zero_again: writes zeroes, as the data device cannot zero by itself
  * @joined: writes that came when it was under way; vol->lock
  * @filled: where no bio writes it is filled, so where one writes it must have written
  * @to_fill: what @from and @to leave of the block is going to be filled; vol->lock
  * @failed: one of them has failed; set in any context, read when nothing is pending
  * @fill_failed: a zeroing or copying has; likewise
- * @refused_zeroes: the data device cannot zero by itself; set before @fill is queued
  */
 struct thin_work {
 	struct thin_busy busy;
@@ -456,13 +459,12 @@ struct thin_work {
 	atomic_t pending;
 	blk_opf_t urgency;
 	unsigned short ioprio;
-	struct work_struct fill;
+	struct work_struct zero_again;
 	unsigned int joined;
 	bool filled;
 	bool to_fill;
 	bool failed;
 	bool fill_failed;
-	bool refused_zeroes;
 };
 
 /**
@@ -660,13 +662,16 @@ void thin_provision_exit(struct pool *pool);
 /* ---- dm-thin-front.c ---- */
 
 int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 expect);
+bool thin_is_finisher(struct thin_vol *vol);
+void thin_front_filler(struct work_struct *ws);
 void thin_stash_fill(struct thin_vol *vol);
 bool thin_stash_return(struct thin_vol *vol);
 bool thin_stash_return_all(struct pool *pool);
 
 /* ---- dm-thin-fill.c ---- */
 
-void thin_fill_now(struct work_struct *ws);
+void thin_fill_zero_again(struct work_struct *ws);
+void thin_fill_all(struct thin_vol *vol);
 void thin_fill(struct thin_work *work);
 int thin_fill_init(struct pool *pool);
 void thin_fill_exit(struct pool *pool);
