@@ -3,7 +3,7 @@
  * A fake dm-bufio over the simulated disk.
  *
  * It behaves as badly as the real one may: clean buffers vanish at random,
- * dirty ones are written early, new ones hold junk.  A buffer that nobody
+ * dirty ones are written early and forgotten if that fails, new ones hold junk.  A buffer that nobody
  * holds is poisoned for the address sanitizer, so that a pointer kept past
  * dm_bufio_release() is found when it is used.
  */
@@ -31,6 +31,7 @@ struct dm_buffer {
 	size_t place;
 	int held;
 	bool dirty;
+	bool failed;
 	u8 *data;
 	u8 *aux;
 };
@@ -50,7 +51,7 @@ struct dm_bufio_client {
 };
 
 struct bufio_policy bufio_policy = { .max_held = 2 };
-int bufio_held;
+__thread int bufio_held;
 int bufio_max_held_seen;
 u64 bufio_calls;
 
@@ -111,6 +112,7 @@ static void write_buffer(struct dm_buffer *b)
 	r = disk_write(b->c->bdev->disk, b->block, b->data);
 	if (r && !b->c->async_error)
 		b->c->async_error = r;
+	b->failed = r;
 	b->dirty = false;
 	b->held = held;
 	if (!held)
@@ -174,7 +176,13 @@ void dm_bufio_client_reset(struct dm_bufio_client *c)
 
 static struct dm_buffer *find(struct dm_bufio_client *c, u64 block)
 {
-	return block < c->nr_by_block ? c->by_block[block] : NULL;
+	struct dm_buffer *b = block < c->nr_by_block ? c->by_block[block] : NULL;
+
+	if (b && b->failed && !b->held && !b->dirty) {
+		drop_buffer(b);
+		b = NULL;
+	}
+	return b;
 }
 
 static struct dm_buffer *add_buffer(struct dm_bufio_client *c, u64 block)
@@ -267,6 +275,7 @@ void *dm_bufio_new(struct dm_bufio_client *c, sector_t block, struct dm_buffer *
 	struct dm_buffer *b;
 
 	sim_might_sleep(__func__);
+	sim_may_pass();
 	pressure(c);
 	b = find(c, block);
 	if (!b)
@@ -318,21 +327,23 @@ void dm_bufio_mark_partial_buffer_dirty(struct dm_buffer *b, unsigned int start,
 	dm_bufio_mark_buffer_dirty(b);
 }
 
-/* In random order: nobody may rely on one. */
-void dm_bufio_write_dirty_buffers_async(struct dm_bufio_client *c)
-{
-	size_t i, start = rng_below(&bufio_policy.rng, c->nr);
-
-	for (i = 0; i < c->nr; i++)
-		write_buffer(c->all[(start + i) % c->nr]);
-}
-
+/* In random order: nobody may rely on one. Others may move buffers, so to the end of a round without any dirty one. */
 int dm_bufio_write_dirty_buffers(struct dm_bufio_client *c)
 {
+	size_t i = rng_below(&bufio_policy.rng, c->nr), clean = 0;
 	int r, f;
 
 	sim_might_sleep(__func__);
-	dm_bufio_write_dirty_buffers_async(c);
+	while (clean < c->nr) {
+		struct dm_buffer *b = c->all[i++ % c->nr];
+
+		clean++;
+		if (!b->dirty)
+			continue;
+		write_buffer(b);
+		sim_may_pass();
+		clean = 0;
+	}
 	r = c->async_error;
 	c->async_error = 0;
 	/* As the real one does: written means flushed. */
@@ -342,8 +353,13 @@ int dm_bufio_write_dirty_buffers(struct dm_bufio_client *c)
 
 int dm_bufio_issue_flush(struct dm_bufio_client *c)
 {
+	int r;
+
 	sim_might_sleep(__func__);
-	return disk_flush(c->bdev->disk);
+	sim_may_pass();
+	r = disk_flush(c->bdev->disk);
+	sim_may_pass();
+	return r;
 }
 
 void dm_bufio_forget_buffers(struct dm_bufio_client *c, sector_t block, sector_t n_blocks)

@@ -108,7 +108,7 @@ struct bufio_policy {
 	u64 max_calls;
 };
 extern struct bufio_policy bufio_policy;
-extern int bufio_held;
+extern __thread int bufio_held;
 extern int bufio_max_held_seen;
 extern u64 bufio_calls;
 

@@ -86,18 +86,25 @@ u64 pick_vblock(struct world *w, const struct shape *s, u32 id)
 	return rng_below(&w->rng, s->max_vblock);
 }
 
-/* A snapshot gives up what it shares in one way or another, at once or not: who may have it alone now? */
-static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
-{
-	u64 v = pick_vblock(w, s, id), nr = 1 + rng_below(&w->rng, 16), openings = w->openings;
-	unsigned int tries = 1 + rng_below(&w->rng, 3);
-	u32 snap = new_id(w, s);
+struct loss {
+	struct world *w;
+	u32 id, snap;
+	u64 v, nr;
+	bool done;
+};
 
-	op_snap(w, snap, id);
-	if (rng_chance(&w->rng, 80))
-		op_commit(w);
-	if (rng_chance(&w->rng, 30))
-		op_hold(w);
+/* A snapshot gives up what it shares in one way or another: who may have it alone now? */
+static void lose(void *arg)
+{
+	struct loss *l = arg;
+	struct world *w = l->w;
+	u32 id = l->id, snap = l->snap;
+	u64 v = l->v, nr = l->nr, openings = w->openings;
+	unsigned int tries = 1 + rng_below(&w->rng, 3);
+
+	if (l->done)
+		return;
+	l->done = true;
 	if (state_dev(w->open, snap)) {
 		switch (rng_below(&w->rng, 3)) {
 		case 0:
@@ -112,8 +119,13 @@ static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
 		}
 	}
 	while (tries-- && w->openings == openings && state_dev(w->open, id)) {
-		if (rng_chance(&w->rng, 50))
+		if (w->flying && rng_chance(&w->rng, 50)) {
+			beside_land(w);
+			if (w->lost)
+				op_abort(w);
+		} else if (rng_chance(&w->rng, 50)) {
 			op_commit(w);
+		}
 		if (rng_chance(&w->rng, 50))
 			op_release_hold(w);
 		if (rng_chance(&w->rng, 50))
@@ -122,6 +134,25 @@ static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
 			op_take_over(w, id, v, nr);
 		look_around(w, id, v, nr);
 	}
+}
+
+/* At once or not, or beside a commit. */
+static void lose_and_take_over(struct world *w, const struct shape *s, u32 id)
+{
+	struct loss l = { w, id, new_id(w, s), pick_vblock(w, s, id), 1 + rng_below(&w->rng, 16), false };
+	u64 openings = w->openings;
+
+	op_snap(w, l.snap, id);
+	if (rng_chance(&w->rng, 80))
+		op_commit(w);
+	if (rng_chance(&w->rng, 30))
+		op_hold(w);
+	if (!w->flying && rng_chance(&w->rng, 50) && state_dev(w->open, id)) {
+		op_write(w, id, l.v + l.nr, 1, true);
+		op_commit_beside(w, lose, &l);
+	}
+	if (w->openings == openings)
+		lose(&l);
 }
 
 /* Upwards in large pieces, downwards or scattered in small ones: trees of every shape. */
@@ -237,8 +268,13 @@ static void one_op(struct world *w, const struct shape *s)
 		op_abort(w);
 	} else if (dice < 793) {
 		stats.reopens++;
-		op_close(w);
-		op_open(w, false);
+		beside_land(w);
+		if (w->lost) {
+			op_abort(w);
+		} else {
+			op_close(w);
+			op_open(w, false);
+		}
 	} else if (dice < 800) {
 		look_all(w);
 	} else if (dice < 830 && there) {
@@ -271,8 +307,23 @@ void history_start(struct world *w, const struct shape *s, u64 seed)
 	op_commit(w);
 }
 
+struct beside {
+	struct world *w;
+	const struct shape *s;
+};
+
+static void one_beside(void *arg)
+{
+	struct beside *b = arg;
+
+	stats.ops++;
+	one_op(b->w, b->s);
+}
+
 void history_ops(struct world *w, const struct shape *s, long nr)
 {
+	struct beside b = { w, s };
+
 	while (nr--) {
 		world_op++;
 		stats.ops++;
@@ -284,7 +335,10 @@ void history_ops(struct world *w, const struct shape *s, long nr)
 		if (thin_meta_wants_commit(w->tm) || !rng_below(&w->rng, s->commit_every)) {
 			if (w->nr_sets > 50)
 				op_release_sets(w, w->nr_sets);
-			op_commit(w);
+			if (rng_chance(&w->rng, 50))
+				op_commit_beside(w, one_beside, &b);
+			else
+				op_commit(w);
 		}
 		disarm_fault(w);
 	}

@@ -67,7 +67,7 @@ static void sync_deleted(struct world *w, u32 id)
 	size_t i, k = 0, n;
 	u64 *gone;
 
-	if (w->disk->nr_super_writes == w->supers_seen)
+	if (w->flying || w->lost || w->disk->nr_super_writes == w->supers_seen)
 		return;
 	if (check_image(w->disk, &res, 0))
 		sim_fail("thin_meta_delete committed, the image is wrong: %s", res.err);
@@ -229,7 +229,7 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	struct thin_insert ins[64];
 	struct thin_dev *td = world_dev(w, id);
 	struct mdev *dev = must_dev(w, id);
-	u64 i, begin = 0, len = 0, openings = w->openings;
+	u64 i, begin = 0, len = 0, openings = w->openings, seq;
 	unsigned int n = 0, k, again;
 	const struct mapping *m;
 	int r;
@@ -261,11 +261,13 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	if (!n)
 		return;
 	while (n) {
-		bool clean = !thin_meta_changed(w->tm);
+		bool clean = !thin_meta_changed(w->tm) && !w->flying;
 
+		seq = thin_meta_open_seq(w->tm);
 		r = thin_dev_insert(td, ins, n);
 		sim_api_end("thin_dev_insert");
-		if (r || ins[0].status != -EAGAIN)
+		/* One that failed may have changed nothing yet. */
+		if (r ? thin_dev_changed_seq(td) == seq : ins[0].status != -EAGAIN)
 			mark_changed(w, id);
 		if (!survived(w, "thin_dev_insert", r))
 			return;
@@ -316,6 +318,10 @@ static void check_sole_user(struct world *w, u32 id, u64 v, u64 b)
 	if (b < w->durable->data_blocks && w->durable->refs[b] &&
 	    (w->durable->refs[b] != 1 || !m || m->b != b))
 		sim_fail("took over data block %llu, which others use in the durable state", b);
+	dev = w->frozen ? state_dev(w->frozen, id) : NULL;
+	m = dev ? mapset_find(dev->set, v) : NULL;
+	if (w->frozen && w->frozen->refs[b] && (w->frozen->refs[b] != 1 || !m || m->b != b))
+		sim_fail("took over data block %llu, which others use in the state that is being committed", b);
 	for (i = 0; i < w->nr_sets; i++)
 		if (w->sets[i].commit_nr <= w->shared_nr[b])
 			sim_fail("took over data block %llu, which bios of others may be reading", b);

@@ -59,6 +59,8 @@ static void print_stats(void)
 	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
 	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale,
 	       stats.takeovers);
+	printf("sim: %llu commits in a second thread, %llu of these commits lost, %llu operations beside them\n",
+	       stats.flights, stats.flights_lost, stats.beside);
 	printf("sim: %llu power cuts, %llu different images of them, each opened and read (%llu of them written to); external judges: %llu images judged by thin_check 0.9 and 1.x and thin_dump, %llu images judged by another decoder; at most %d buffers held\n",
 	       stats.cuts, stats.cut_images, stats.cut_opens, stats.tool_commits, stats.oracle, bufio_max_held_seen);
 }

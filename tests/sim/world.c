@@ -93,12 +93,15 @@ static void data_flush_begin(void *context)
 		sim_fail("data_flush_begin without the metadata lock");
 	w->flush_begun++;
 	disk_note(w->disk, EV_DATA_BEGIN);
+	if (w->flying && sim_me)
+		beside_freeze(w);
 }
 
 static int data_flush_wait(void *context)
 {
 	struct world *w = context;
 
+	sim_may_pass();
 	w->flush_waited++;
 	if (w->flush_waited != w->flush_begun)
 		sim_fail("data_flush_wait without data_flush_begin");
@@ -140,6 +143,8 @@ void size_books(struct world *w, u64 nr)
 	w->dropped = must_have(realloc(w->dropped, nr + 1));
 	w->shared_nr = must_have(realloc(w->shared_nr, (nr + 1) * sizeof(*w->shared_nr)));
 	data_size(w, nr);
+	w->frozen_dropped = must_have(realloc(w->frozen_dropped, nr + 1));
+	memset(w->frozen_dropped + w->cap_data, 0, nr + 1 - w->cap_data);
 	memset(w->shared_nr + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->shared_nr));
 	memset(w->is_reserved + w->cap_data, 0, nr + 1 - w->cap_data);
 	memset(w->quarantined + w->cap_data, 0, (nr + 1 - w->cap_data) * sizeof(*w->quarantined));
@@ -150,7 +155,8 @@ void size_books(struct world *w, u64 nr)
 bool can_take(struct world *w, u64 b)
 {
 	return b < w->durable->data_blocks && !w->durable->refs[b] && !w->open->refs[b] &&
-	       !w->is_reserved[b] && !w->quarantined[b] && !w->dropped[b];
+	       !(w->frozen && w->frozen->refs[b]) && !w->is_reserved[b] && !w->quarantined[b] &&
+	       !w->dropped[b] && !w->frozen_dropped[b];
 }
 
 void add_reserved(struct world *w, u64 b)
@@ -175,11 +181,11 @@ void del_reserved(struct world *w, u64 b)
 /* ---- after every call ---- */
 
 /* The announced sets hold exactly what the model saw freed, each block once. */
-static void fill_sets(struct world *w)
+static void fill_sets(struct world *w, const struct state *s, u8 *dropped)
 {
-	u64 nr = w->open->data_blocks, b, fb, fe, n = 0;
+	u64 nr = s->data_blocks, b, fb, fe, n = 0;
 	/* A commit that was made to fail behind its superblock tells of no set. */
-	bool told = w->ops.freed && w->tm && !(w->armed && sim_faults != w->faults_seen);
+	bool told = w->ops.freed && w->tm && (w->flying || !w->armed || sim_faults == w->faults_seen);
 	struct freed_set *set;
 	size_t i;
 
@@ -188,7 +194,7 @@ static void fill_sets(struct world *w)
 		if (w->durable->refs[b] > 1)
 			w->shared_nr[b] = w->commit_nr;
 	for (b = 0; b < nr; b++)
-		n += w->dropped[b] && !w->open->refs[b];
+		n += dropped[b] && !s->refs[b];
 	if (told && n && !w->nr_new_sets)
 		sim_fail("the commit freed %llu data blocks and announced no set", n);
 	for (i = 0; i < w->nr_new_sets; i++) {
@@ -199,10 +205,10 @@ static void fill_sets(struct world *w)
 				sim_fail("thin_freed_next from %llu gave [%llu, %llu)", b, fb, fe);
 			set->blocks = must_have(realloc(set->blocks, (set->nr + fe - fb) * sizeof(*set->blocks)));
 			for (; fb < fe; fb++, n--) {
-				if (!w->dropped[fb] || w->open->refs[fb])
+				if (!dropped[fb] || s->refs[fb])
 					sim_fail("data block %llu is in a freed set: dropped %d, references %u", fb,
-						 w->dropped[fb], w->open->refs[fb]);
-				w->dropped[fb] = 0;
+						 dropped[fb], s->refs[fb]);
+				dropped[fb] = 0;
 				w->quarantined[fb]++;
 				set->blocks[set->nr++] = fb;
 			}
@@ -210,7 +216,7 @@ static void fill_sets(struct world *w)
 	}
 	if (told && n)
 		sim_fail("%llu freed data blocks are in no set", n);
-	memset(w->dropped, 0, w->cap_data);
+	memset(dropped, 0, w->cap_data);
 	w->nr_sets += w->nr_new_sets;
 	w->nr_new_sets = 0;
 }
@@ -223,10 +229,12 @@ static void guard_blocks(struct world *w, const struct check_result *res)
 	for (b = 0; b < res->meta.nr_blocks; b++)
 		guard[b] = !!res->meta_counts[b];
 	disk_guard(w->disk, guard, res->meta.nr_blocks);
+	w->durable_mblocks = res->meta.nr_allocated;
 	free(guard);
 }
 
-void settle(struct world *w, const char *what)
+/* The disk has @s now, in which the references to @dropped were lost. */
+void became_durable(struct world *w, const char *what, struct state *s, u8 *dropped)
 {
 	struct check_result res;
 	struct state *allowed[2];
@@ -234,33 +242,28 @@ void settle(struct world *w, const char *what)
 	struct thin_meta_space space;
 	const char *diff;
 	bool tools, oracle;
-	int i;
 
-	sim_api_end(what);
 	if (w->flush_begun != w->flush_waited)
 		sim_fail("%s: data_flush_begin called %d times, data_flush_wait %d times", what,
 			 w->flush_begun, w->flush_waited);
-	if (w->disk->nr_super_writes == w->supers_seen) {
-		if (w->nr_new_sets)
-			sim_fail("%s: ops.freed called without a commit", what);
-		return;
-	}
+	if (w->disk->nr_super_writes == w->supers_seen)
+		sim_fail("%s: a transaction is durable without a superblock", what);
 	w->supers_seen = w->disk->nr_super_writes;
 	stats.commits++;
 	if (w->disk->unflushed && !(w->armed && sim_faults != w->faults_seen))
 		sim_fail("%s: returned with %zu writes not flushed", what, w->disk->unflushed);
 	if (check_image(w->disk, &res, 0))
 		sim_fail("%s: the image is wrong: %s", what, res.err);
-	diff = state_differs(w->open, &res);
+	diff = state_differs(s, &res);
 	if (diff)
 		sim_fail("%s: the image is not the model: %s", what, diff);
-	diff = data_differs(w, w->open);
+	diff = data_differs(w, s);
 	if (diff)
 		sim_fail("%s: %s", what, diff);
 
 	if (opt.cut_percent && rng_chance(&w->cut_rng, opt.cut_percent)) {
 		allowed[nr_allowed++] = w->durable;
-		allowed[nr_allowed++] = w->open;
+		allowed[nr_allowed++] = s;
 		crash_cuts(w, allowed, nr_allowed);
 	}
 	tools = opt.tool_percent && rng_chance(&w->cut_rng, opt.tool_percent);
@@ -268,13 +271,11 @@ void settle(struct world *w, const char *what)
 	if (tools || oracle)
 		tools_judge(w->disk, tools, oracle);
 
-	fill_sets(w);
+	fill_sets(w, s, dropped);
 	w->formatted = true;
-	for (i = 0; i < MAX_HANDLES; i++)
-		w->handles[i].changed = false;
 	w->durable_seq = w->tm ? thin_meta_durable_seq(w->tm) : 0;
 	state_free(w->durable);
-	w->durable = state_clone(w->open);
+	w->durable = state_clone(s);
 	guard_blocks(w, &res);
 	disk_mark(w->disk);
 	w->disk->data_flushed = false;
@@ -288,6 +289,26 @@ void settle(struct world *w, const char *what)
 				 space.meta_raw_free, space.meta_total, res.meta.nr_allocated, res.meta.nr_blocks);
 	}
 	check_free(&res);
+}
+
+void settle(struct world *w, const char *what)
+{
+	int i;
+
+	sim_api_end(what);
+	if (w->flying || w->lost)
+		return;
+	if (w->disk->nr_super_writes == w->supers_seen) {
+		if (w->flush_begun != w->flush_waited)
+			sim_fail("%s: data_flush_begin called %d times, data_flush_wait %d times", what,
+				 w->flush_begun, w->flush_waited);
+		if (w->nr_new_sets)
+			sim_fail("%s: ops.freed called without a commit", what);
+		return;
+	}
+	became_durable(w, what, w->open, w->dropped);
+	for (i = 0; i < MAX_HANDLES; i++)
+		w->handles[i].changed = false;
 }
 
 static void fresh_open_state(struct world *w)
@@ -305,21 +326,26 @@ static void fresh_open_state(struct world *w)
 /*
  * A commit was made to fail.  If block 0 was on its way the disk may have
  * either state; which it is the image says, and the layer must agree.
+ *
+ * Returns true when it is the new one.
  */
-static void which_state(struct world *w)
+static bool which_state(struct world *w)
 {
+	struct state *s = w->frozen ? w->frozen : w->open;
 	struct check_result res;
+	bool moved;
 
 	if (check_image(w->disk, &res, 0))
 		sim_fail("after a failed commit the image is wrong: %s", res.err);
-	if (state_differs(w->durable, &res)) {
-		if (state_differs(w->open, &res))
-			sim_fail("after a failed commit the image is neither state: %s", state_differs(w->open, &res));
+	moved = state_differs(w->durable, &res);
+	if (moved) {
+		if (state_differs(s, &res))
+			sim_fail("after a failed commit the image is neither state: %s", state_differs(s, &res));
 		/* Sets are announced if it was something behind the commit that failed. */
 		if (w->nr_new_sets)
-			fill_sets(w);
+			fill_sets(w, s, w->frozen ? w->frozen_dropped : w->dropped);
 		state_free(w->durable);
-		w->durable = state_clone(w->open);
+		w->durable = state_clone(s);
 	}
 	if (w->nr_new_sets)
 		sim_fail("ops.freed was called, but nothing became durable");
@@ -330,6 +356,7 @@ static void which_state(struct world *w)
 		disk_settle(w->disk);
 	w->supers_seen = w->disk->nr_super_writes;
 	fresh_open_state(w);
+	return moved;
 }
 
 /* ---- opening and closing ---- */
@@ -366,6 +393,7 @@ void world_exit(struct world *w)
 	free(w->is_reserved);
 	free(w->quarantined);
 	free(w->dropped);
+	free(w->frozen_dropped);
 	free(w->shared_nr);
 	free(w->data);
 	world_now = NULL;
@@ -414,6 +442,8 @@ void op_close(struct world *w)
 {
 	int r;
 
+	if (w->flying || w->lost)
+		sim_fail("harness: closing beside a commit");
 	op_release_sets(w, w->nr_sets);
 	while (w->nr_reserved)
 		op_unreserve(w);
@@ -468,6 +498,7 @@ struct thin_dev *world_dev(struct world *w, u32 id)
 		sim_fail("thin_meta_open_dev(%u): error %d", id, r);
 	w->handles[free_slot].id = id;
 	w->handles[free_slot].changed = false;
+	w->handles[free_slot].frozen = false;
 	if (thin_dev_id(w->handles[free_slot].td) != id)
 		sim_fail("thin_dev_id is not %u", id);
 	return w->handles[free_slot].td;
@@ -511,12 +542,22 @@ void world_close_devs(struct world *w)
 bool op_commit(struct world *w)
 {
 	u64 seq = thin_meta_open_seq(w->tm), supers = w->disk->nr_super_writes;
-	bool changed = thin_meta_changed(w->tm);
+	bool changed = thin_meta_changed(w->tm), beside = w->flying;
 	int r;
 
 	note_op(w, "commit");
-	w->disk->data_flushed = false;
+	if (!beside)
+		w->disk->data_flushed = false;
 	r = thin_meta_commit(w->tm);
+	if (w->flying)
+		sim_fail("thin_meta_commit did not wait for the commit under way");
+	if (w->lost) {
+		if (r != -EIO)
+			sim_fail("thin_meta_commit behind one that has failed: %d", r);
+		sim_api_end("thin_meta_commit");
+		op_abort(w);
+		return false;
+	}
 	if (r == -ENOSPC && w->tight) {
 		stats.nospace++;
 		settle(w, "thin_meta_commit");
@@ -530,13 +571,13 @@ bool op_commit(struct world *w)
 	}
 	if (r)
 		sim_fail("thin_meta_commit: error %d", r);
-	if (w->disk->nr_super_writes != supers) {
+	if (changed || (!beside && w->disk->nr_super_writes != supers)) {
+		if (w->disk->nr_super_writes == w->supers_seen)
+			sim_fail("a commit of a changed transaction wrote no superblock");
 		if (w->ops.data_flush_begin && !w->disk->data_flushed)
 			sim_fail("the superblock was written without a data flush");
 		if (thin_meta_durable_seq(w->tm) < seq || thin_meta_open_seq(w->tm) <= seq)
 			sim_fail("sequence numbers did not move with the commit");
-	} else if (changed) {
-		sim_fail("a commit of a changed transaction wrote no superblock");
 	}
 	if (thin_meta_changed(w->tm))
 		sim_fail("thin_meta_changed right after a commit");
@@ -601,25 +642,31 @@ void op_needs_check(struct world *w)
  */
 void op_abort(struct world *w)
 {
-	bool was_changed[MAX_HANDLES], faulted = sim_faults != w->faults_before;
+	bool was_changed[MAX_HANDLES], faulted, beside = w->flying || w->lost, in_doubt = false;
 	struct thin_meta_space space;
 	bool failed;
 	int r, i, k;
 	u64 nr;
 
-	disarm_fault(w);
+	/* What is to hit a commit under way may still do so. */
+	if (!w->flying)
+		disarm_fault(w);
 	note_op(w, "abort");
 	stats.aborts++;
 	for (i = 0; i < MAX_HANDLES; i++)
 		was_changed[i] = w->handles[i].td && w->handles[i].changed;
 	r = thin_meta_abort(w->tm);
+	beside_land(w);
+	disarm_fault(w);
+	faulted = sim_faults != w->faults_before;
 	if (r && !(faulted && thin_meta_failed(w->tm)))
 		sim_fail("thin_meta_abort: error %d", r);
 	failed = r;
 	if (faulted) {
 		w->faults_before = sim_faults;
-		which_state(w);
-		memset(was_changed, 0, sizeof(was_changed));
+		in_doubt = which_state(w);
+		if (!beside)
+			memset(was_changed, 0, sizeof(was_changed));
 	} else if (w->disk->nr_super_writes != w->supers_seen) {
 		sim_fail("thin_meta_abort wrote the superblock");
 	}
@@ -628,9 +675,19 @@ void op_abort(struct world *w)
 		sim_fail("thin_meta_changed right after an abort");
 	if (thin_meta_durable_seq(w->tm) != w->durable_seq && !faulted)
 		sim_fail("thin_meta_durable_seq moved with an abort");
-	for (i = 0; i < MAX_HANDLES; i++)
+	for (i = 0; i < MAX_HANDLES; i++) {
+		if (!w->handles[i].td)
+			continue;
+		if (w->lost && !in_doubt)
+			was_changed[i] |= w->handles[i].frozen;
 		if (was_changed[i] && !thin_dev_rolled_back(w->handles[i].td))
 			sim_fail("device %u was changed, aborted and is not marked rolled back", w->handles[i].id);
+		if (beside && !failed && thin_dev_rolled_back(w->handles[i].td) !=
+		    (thin_dev_changed_seq(w->handles[i].td) > (in_doubt ? w->frozen_seq : w->durable_seq)))
+			sim_fail("device %u is%s marked rolled back, it was last changed in transaction %llu", w->handles[i].id,
+				 thin_dev_rolled_back(w->handles[i].td) ? "" : " not", thin_dev_changed_seq(w->handles[i].td));
+	}
+	beside_forget(w);
 	fresh_open_state(w);
 	r = thin_meta_create_thin(w->tm, 12345);
 	sim_api_end("thin_meta_create_thin");
@@ -681,6 +738,11 @@ bool survived(struct world *w, const char *what, int r)
 {
 	if (!r)
 		return true;
+	if (w->lost && r == -EIO) {
+		sim_api_end(what);
+		op_abort(w);
+		return false;
+	}
 	/* Some calls answer EIO for a lack of space that left the transaction half changed. */
 	if (injected(w, r)) {
 		sim_api_end(what);

@@ -20,7 +20,8 @@
 struct handle {
 	u32 id;
 	struct thin_dev *td;
-	bool changed;
+	/* in the open transaction; in the frozen one */
+	bool changed, frozen;
 };
 
 struct freed_set {
@@ -50,6 +51,7 @@ extern struct options opt;
 struct stats {
 	u64 ops, commits, cuts, cut_images, cut_opens, aborts, nospace, inserts, removed, snaps, stale, holds;
 	u64 oracle, tool_commits, reopens, resizes, again, full, faults, partial, takeovers;
+	u64 flights, flights_lost, beside;
 };
 extern struct stats stats;
 
@@ -89,6 +91,13 @@ struct world {
 	bool polite;
 	u64 durable_seq;
 	u64 openings;
+	/* a commit is under way in the other thread; it has failed, which the history does not know yet */
+	bool flying, lost;
+	struct state *frozen;
+	u8 *frozen_dropped;
+	u64 frozen_seq;
+	unsigned long faults_flying;
+	u64 durable_mblocks;
 	/* where the last change was */
 	u64 last_v;
 	/* where the next block of a sequential writer would be */
@@ -104,6 +113,7 @@ extern const char *world_what;
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
 void world_exit(struct world *w);
 void settle(struct world *w, const char *what);
+void became_durable(struct world *w, const char *what, struct state *s, u8 *dropped);
 void arm_fault(struct world *w);
 void disarm_fault(struct world *w);
 void note_freed(void *arg, u64 block);
@@ -111,6 +121,7 @@ void note_freed(void *arg, u64 block);
 void op_open(struct world *w, bool may_format);
 void op_close(struct world *w);
 bool op_commit(struct world *w);
+void op_commit_beside(struct world *w, void (*op)(void *arg), void *arg);
 void op_abort(struct world *w);
 void op_needs_check(struct world *w);
 void op_create(struct world *w, u32 id);
@@ -160,6 +171,10 @@ u64 data_write(struct world *w, u32 id, u64 v, u64 block);
 void data_discard(struct world *w, u64 block);
 const char *data_differs(const struct world *w, const struct state *s);
 void data_adopt(const struct world *w, struct state *s);
+/* beside.c */
+void beside_freeze(struct world *w);
+void beside_forget(struct world *w);
+void beside_land(struct world *w);
 /* crash.c */
 void crash_cuts(struct world *w, struct state **allowed, size_t nr);
 void crash_exit(void);

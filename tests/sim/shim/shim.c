@@ -2,7 +2,7 @@
 /*
  * The kernel facilities behind shim/linux/: memory, locks, messages, xarray.
  *
- * One thread runs, so each facility can check its use instead of protecting
+ * One thread runs at a time, so each facility can check its use instead of protecting
  * anything: what would deadlock, leak or sleep in the wrong place in the
  * kernel ends the run here with a sentence that says so.
  */
@@ -110,9 +110,9 @@ void sim_log_clear(void)
 /* ---- memory ---- */
 
 long sim_live_allocs;
-int sim_noio_depth;
-int sim_locks_held;
-int sim_spins_held;
+__thread int sim_noio_depth;
+__thread int sim_locks_held;
+__thread int sim_spins_held;
 long sim_alloc_fail_in;
 unsigned long sim_allocs;
 unsigned long sim_faults;
@@ -324,14 +324,28 @@ static void check_ready(const struct sim_lock *l, const char *where)
 
 void sim_lock_init(struct sim_lock *l)
 {
-	l->ready = SIM_LOCK_READY;
-	l->writers = 0;
-	l->readers = 0;
+	*l = (struct sim_lock){ .ready = SIM_LOCK_READY };
+}
+
+bool sim_lock_is_held(const struct sim_lock *l)
+{
+	return l->writers || l->readers[0] || l->readers[1];
+}
+
+/* Return: true when there was somebody to wait for. */
+static bool wait_for_other(const struct sim_lock *l, bool write, const char *where)
+{
+	if ((l->writers && l->writer == sim_me) || l->readers[sim_me])
+		sim_fail("%s: a deadlock, this thread holds the lock for %s", where, l->writers ? "writing" : "reading");
+	if (!l->writers && !(write && l->readers[!sim_me]))
+		return false;
+	sim_wait(where);
+	return true;
 }
 
 void sim_lock_destroy(struct sim_lock *l)
 {
-	if (l->writers || l->readers)
+	if (sim_lock_is_held(l))
 		sim_fail("a lock is destroyed while it is held");
 	l->ready = 0;
 }
@@ -341,10 +355,11 @@ void sim_lock_write(struct sim_lock *l, bool sleeps, const char *where)
 	check_ready(l, where);
 	if (sleeps)
 		sim_might_sleep(where);
-	if (l->writers || l->readers)
-		sim_fail("%s: lock for writing is a deadlock, %d writers and %d readers hold it",
-			 where, l->writers, l->readers);
+	while (wait_for_other(l, true, where))
+		;
+	sim_waited();
 	l->writers = 1;
+	l->writer = sim_me;
 	if (sleeps)
 		sim_locks_held++;
 	else
@@ -354,9 +369,10 @@ void sim_lock_write(struct sim_lock *l, bool sleeps, const char *where)
 bool sim_trylock_write(struct sim_lock *l)
 {
 	check_ready(l, "trylock");
-	if (l->writers || l->readers)
+	if (sim_lock_is_held(l))
 		return false;
 	l->writers = 1;
+	l->writer = sim_me;
 	sim_locks_held++;
 	return true;
 }
@@ -364,7 +380,7 @@ bool sim_trylock_write(struct sim_lock *l)
 void sim_unlock_write(struct sim_lock *l, bool sleeps, const char *where)
 {
 	check_ready(l, where);
-	if (l->writers != 1)
+	if (l->writers != 1 || l->writer != sim_me)
 		sim_fail("%s: unlock for writing of a lock that is not held so", where);
 	l->writers = 0;
 	if (sleeps)
@@ -377,10 +393,10 @@ void sim_lock_read(struct sim_lock *l, const char *where)
 {
 	check_ready(l, where);
 	sim_might_sleep(where);
-	if (l->writers || l->readers)
-		sim_fail("%s: lock for reading can deadlock, %d writers and %d readers of this thread hold it",
-			 where, l->writers, l->readers);
-	l->readers = 1;
+	while (wait_for_other(l, false, where))
+		;
+	sim_waited();
+	l->readers[sim_me] = 1;
 	sim_locks_held++;
 }
 
@@ -389,7 +405,7 @@ bool sim_trylock_read(struct sim_lock *l)
 	check_ready(l, "read trylock");
 	if (l->writers)
 		return false;
-	l->readers++;
+	l->readers[sim_me]++;
 	sim_locks_held++;
 	return true;
 }
@@ -397,37 +413,37 @@ bool sim_trylock_read(struct sim_lock *l)
 void sim_unlock_read(struct sim_lock *l, const char *where)
 {
 	check_ready(l, where);
-	if (l->readers < 1)
+	if (l->readers[sim_me] < 1)
 		sim_fail("%s: unlock for reading of a lock that is not held so", where);
-	l->readers--;
+	l->readers[sim_me]--;
 	sim_locks_held--;
 }
 
 void sim_downgrade(struct sim_lock *l, const char *where)
 {
 	check_ready(l, where);
-	if (l->writers != 1)
+	if (l->writers != 1 || l->writer != sim_me)
 		sim_fail("%s: downgrade of a lock that is not held for writing", where);
 	l->writers = 0;
-	l->readers = 1;
+	l->readers[sim_me] = 1;
 }
 
 void sim_assert_held(const struct sim_lock *l, int how, const char *file, int line)
 {
-	bool ok = false;
+	bool writes = l->writers && l->writer == sim_me, reads = l->readers[sim_me], ok = false;
 
 	switch (how) {
 	case 0:
-		ok = l->writers || l->readers;
+		ok = writes || reads;
 		break;
 	case 1:
-		ok = l->writers;
+		ok = writes;
 		break;
 	case 2:
-		ok = l->readers;
+		ok = reads;
 		break;
 	case 3:
-		ok = !l->writers && !l->readers;
+		ok = !writes && !reads;
 		break;
 	}
 	if (!ok)

@@ -14,9 +14,9 @@ void sim_api_end(const char *what);
 
 /* Memory that the layer owns now, in allocations; kmem_caches do not count. */
 extern long sim_live_allocs;
-extern int sim_noio_depth;
-extern int sim_locks_held;
-extern int sim_spins_held;
+extern __thread int sim_noio_depth;
+extern __thread int sim_locks_held;
+extern __thread int sim_spins_held;
 
 /* The n-th allocation from now that may fail does; 0 switches it off. */
 extern long sim_alloc_fail_in;
@@ -54,5 +54,21 @@ static inline bool rng_chance(struct rng *r, unsigned int percent)
 {
 	return rng_below(r, 100) < percent;
 }
+
+/*
+ * baton.c: a second thread, which runs while the first does not.  Either hands over
+ * in sim_wait() as long as it cannot go on; in sim_may_pass() with a chance of
+ * sim_pass_percent; the first also in sim_pass().
+ */
+extern __thread int sim_me;
+extern unsigned int sim_pass_percent;
+extern struct rng sim_pass_rng;
+/* The second thread runs @fn, from now on and at once. */
+void sim_fork(void (*fn)(void *arg), void *arg);
+void sim_pass(void);
+void sim_may_pass(void);
+void sim_wait(const char *what);
+/* What sim_wait() was for has come. */
+void sim_waited(void);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* One thread: what is waited for must have happened. */
+/* What has not happened yet the other thread must bring about. */
 #ifndef SIM_LINUX_COMPLETION_H
 #define SIM_LINUX_COMPLETION_H
 
@@ -26,8 +26,9 @@ static inline void complete_all(struct completion *c)
 
 static inline void wait_for_completion(struct completion *c)
 {
-	if (!c->done)
-		sim_fail("waiting for a completion that nobody is going to bring about");
+	while (!c->done)
+		sim_wait(__func__);
+	sim_waited();
 }
 
 #endif

@@ -24,7 +24,6 @@ void dm_bufio_prefetch(struct dm_bufio_client *c, sector_t block, unsigned int n
 void dm_bufio_release(struct dm_buffer *b);
 void dm_bufio_mark_buffer_dirty(struct dm_buffer *b);
 void dm_bufio_mark_partial_buffer_dirty(struct dm_buffer *b, unsigned int start, unsigned int end);
-void dm_bufio_write_dirty_buffers_async(struct dm_bufio_client *c);
 int dm_bufio_write_dirty_buffers(struct dm_bufio_client *c);
 int dm_bufio_issue_flush(struct dm_bufio_client *c);
 void dm_bufio_forget(struct dm_bufio_client *c, sector_t block);

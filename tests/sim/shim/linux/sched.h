@@ -2,7 +2,8 @@
 #ifndef SIM_LINUX_SCHED_H
 #define SIM_LINUX_SCHED_H
 #include <linux/kernel.h>
-#define cond_resched() ({ might_sleep(); 0; })
+#include "../simcore.h"
+#define cond_resched() ({ might_sleep(); sim_may_pass(); 0; })
 #define need_resched() false
 #define schedule() might_sleep()
 #endif
