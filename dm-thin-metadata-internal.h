@@ -184,11 +184,11 @@ void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 void meta_end_read(struct thin_meta *tm);
 int meta_commit_locked(struct thin_meta *tm);
-bool meta_uncommitted(struct thin_meta *tm);
 
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
+bool meta_must_commit(struct thin_meta *tm);
 bool meta_can_lay_out(struct thin_meta *tm);
 
 /* dm-thin-metadata-cache.c */

@@ -286,8 +286,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 
 	for (i = 0; i < nr; i++)
 		ins[i].status = -EAGAIN;
-	/* A commit would gain nothing where all is durable. */
-	if (meta_uncommitted(tm) && meta_is_short(tm))
+	if (meta_must_commit(tm))
 		return 0;
 
 	meta_mutate(tm);
@@ -320,8 +319,9 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
  * @nr: entries of @ins
  *
  * A mapping that is replaced loses its reference to the old data block.
- * Entries that get -EAGAIN are untouched: metadata is short, so commit first.
- * The first entry of a transaction never gets it.
+ * Entries that get -EAGAIN are untouched: metadata is short, or the device behind, so
+ * commit first.  The first entry of a transaction never gets it, unless a commit is
+ * under way.
  *
  * Return: 0, also when entries are stale or to be inserted again; -EPERM
  * without any change; otherwise an error: the transaction is rolled back, none
@@ -505,9 +505,8 @@ static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_
  *
  * Holes cost nothing, and a range without mappings changes nothing.
  *
- * Return: 0; -EAGAIN (metadata is short: commit, then go on; never for the first
- * change of a transaction) and -EPERM without any change; otherwise an error,
- * and the transaction is rolled back.
+ * Return: 0; -EAGAIN (commit, then go on; as for thin_dev_insert()) and -EPERM without
+ * any change; otherwise an error, and the transaction is rolled back.
  */
 int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
 			  thin_dropped_fn dropped, void *arg)
@@ -521,7 +520,7 @@ int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
 	r = vbegin < vend ? has_mappings(td, vbegin, vend) : 0;
 	if (!r)
 		*next = vend;
-	else if (r > 0 && meta_uncommitted(tm) && meta_is_short(tm))
+	else if (r > 0 && meta_must_commit(tm))
 		r = -EAGAIN;
 	else if (r > 0)
 		r = remove_leaves(td, vend, next, dropped, arg);

@@ -60,6 +60,24 @@ bool meta_is_short(struct thin_meta *tm)
 }
 
 /**
+ * meta_must_commit() - is a change to wait for a commit
+ * @tm: the pool, change_lock held
+ *
+ * Where metadata is short, unless all is durable: a commit would gain nothing then.
+ * And where one is under way and the transaction behind it has become large: its
+ * blocks are in memory until it is written in turn, so those who change it must not
+ * be faster than the device for long.
+ *
+ * Return: true when it is.
+ */
+bool meta_must_commit(struct thin_meta *tm)
+{
+	if (tm->in_flight && thin_meta_wants_commit(tm))
+		return true;
+	return (tm->changed || tm->in_flight) && meta_is_short(tm);
+}
+
+/**
  * meta_can_lay_out() - is there room to commit whatever a change does to the counts
  * @tm: the pool, change_lock held
  *

@@ -431,18 +431,6 @@ int thin_meta_close(struct thin_meta *tm)
 
 /* ---- committing ---- */
 
-/**
- * meta_uncommitted() - is anything not durable
- * @tm: the pool, change_lock held
- *
- * Return: true when a commit, or the end of the one that is under way, may give
- * metadata back.
- */
-bool meta_uncommitted(struct thin_meta *tm)
-{
-	return tm->changed || tm->in_flight;
-}
-
 /*
  * Fix what the transaction is and find a place for all of it.  The bitmaps go to
  * dm-bufio now, as they go on changing; the other blocks do not.
@@ -644,6 +632,32 @@ int thin_meta_commit(struct thin_meta *tm)
 		meta_end_change(tm, 0);
 	} else if (r == -EPERM && !thin_meta_changed(tm)) {
 		r = 0;
+	}
+	mutex_unlock(&tm->commit_lock);
+	return r;
+}
+
+/**
+ * thin_meta_commit_alone() - commit, and tell what space there is behind it
+ * @tm: the pool
+ * @space: filled in
+ *
+ * No change comes in between, so nothing that an open transaction holds, or has freed
+ * but not made durable, is missing in the numbers.
+ *
+ * Return: as thin_meta_commit().
+ */
+int thin_meta_commit_alone(struct thin_meta *tm, struct thin_meta_space *space)
+{
+	int r;
+
+	mutex_lock(&tm->commit_lock);
+	r = meta_begin_freeing(tm);
+	if (!r) {
+		r = meta_commit_locked(tm);
+		if (!r)
+			r = thin_meta_get_space(tm, space);
+		meta_end_change(tm, 0);
 	}
 	mutex_unlock(&tm->commit_lock);
 	return r;

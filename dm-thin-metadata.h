@@ -46,6 +46,7 @@
 struct thin_meta;
 struct thin_dev;
 struct thin_freed;
+struct thin_meta_space;
 
 /**
  * struct thin_meta_times - where the time of a commit went
@@ -100,6 +101,7 @@ int thin_meta_close(struct thin_meta *tm);
 
 int thin_meta_commit(struct thin_meta *tm);
 int thin_meta_commit_last(struct thin_meta *tm);
+int thin_meta_commit_alone(struct thin_meta *tm, struct thin_meta_space *space);
 int thin_meta_abort(struct thin_meta *tm);
 bool thin_meta_wants_commit(struct thin_meta *tm);
 bool thin_meta_changed(struct thin_meta *tm);

@@ -245,6 +245,21 @@ void pool_metadata_failed(struct pool *pool, const char *op, int error)
 
 /* ---- space ---- */
 
+/*
+ * The numbers behind a commit.  Changes went on while it was written, and what they
+ * have moved or freed counts as used until it is durable in turn: metadata has run
+ * out only when none is free without them.
+ */
+static int space_behind_commit(struct pool *pool, struct thin_meta_space *space)
+{
+	int r = thin_meta_get_space(pool->tm, space);
+
+	if (r || space->meta_free || pool->mode >= PM_OUT_OF_METADATA_SPACE ||
+	    !thin_meta_changed(pool->tm))
+		return r;
+	return thin_meta_commit_alone(pool->tm, space);
+}
+
 /**
  * pool_check_space_locked - a commit succeeded: see what space there is
  * @pool: pool in a mode that commits; state_lock held
@@ -255,7 +270,7 @@ void pool_check_space_locked(struct pool *pool)
 	bool waiting;
 	int r;
 
-	r = thin_meta_get_space(pool->tm, &space);
+	r = space_behind_commit(pool, &space);
 	if (r) {
 		pool_metadata_failed_locked(pool, "query of free space", r);
 		return;

@@ -167,6 +167,7 @@ sim_list() {
 	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
 	printf 'refused\t%s\n' "$sim_bin --refused"
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
+	printf 'slow-commit\t%s\n' "$sim_bin --flood --seeds 1-4"
 	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 40"
 	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do
 		printf 'all-faults-%d\t%s\n' "$n" \
@@ -200,6 +201,7 @@ sim_coverage() {
 		"$sim" --hostile --seeds 1-2
 		"$sim" --huge
 		"$sim" --refused
+		"$sim" --flood --seeds 1-1
 	} >/dev/null
 	"$SRC/tests/sim/coverage" "$dir"
 }

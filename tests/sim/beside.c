@@ -149,3 +149,171 @@ void op_commit_beside(struct world *w, void (*op)(void *arg), void *arg)
 	if (w->openings == openings && w->lost)
 		op_abort(w);
 }
+
+/* ---- a device that does not keep up ---- */
+
+#define FLOOD 5000
+#define BITMAP_BLOCKS 16320
+/* A part of the reserve that lasts behind the end of a small commit, and lets writes on. */
+#define SCARCE 40
+
+struct flood {
+	struct world *w;
+	void (*fn)(struct world *w);
+	bool done;
+};
+
+static void once(void *arg)
+{
+	struct flood *f = arg;
+
+	if (!f->done)
+		f->fn(f->w);
+	f->done = true;
+}
+
+/* Do @fn beside a commit of next to nothing. */
+static void flow_over(struct world *w, u64 v, void (*fn)(struct world *w))
+{
+	struct flood f = { w, fn, false };
+
+	for (; !f.done; v++) {
+		op_write(w, 0, v, 1, false);
+		op_commit_beside(w, once, &f);
+	}
+}
+
+static void flood_start(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
+{
+	world_init(w, seed, meta_blocks, data_blocks);
+	w->max_vblock = data_blocks;
+	op_open(w, true);
+	op_resize_data(w, data_blocks);
+	op_create(w, 0);
+	op_commit(w);
+}
+
+static void flood_end(struct world *w)
+{
+	look_all(w);
+	op_close(w);
+	world_exit(w);
+}
+
+/* More than one transaction is to hold, while the commit does not go on. */
+static void memory(struct world *w)
+{
+	u64 again = stats.again;
+	u32 id;
+
+	op_write(w, 0, 0, 8, false);
+	if (stats.again != again || !w->flying)
+		sim_fail("a small transaction is not let on beside a commit");
+	for (id = 1; id <= FLOOD && !thin_meta_wants_commit(w->tm); id++)
+		op_create(w, id);
+	if (!w->flying || id > FLOOD)
+		sim_fail("harness: no flood");
+	op_write(w, 0, 8, 8, false);
+	if (stats.again == again || w->flying)
+		sim_fail("a large transaction grows on beside a commit");
+	again = stats.again;
+	op_remove(w, 0, 0, 1, 1);
+	if (stats.again != again)
+		sim_fail("a small transaction is not let on");
+}
+
+/* Touch every leaf: what that moves counts twice until it is durable. */
+static void space(struct world *w)
+{
+	struct thin_meta_space space;
+	u64 v;
+
+	for (v = 0; v < w->last_v; v += 60) {
+		op_write(w, 0, v, 1, true);
+		if (thin_meta_get_space(w->tm, &space) || space.meta_raw_free < SCARCE)
+			break;
+	}
+	if (!w->flying || v >= w->last_v)
+		sim_fail("harness: no lack of metadata");
+}
+
+static void scarce(struct world *w)
+{
+	struct thin_meta_space space;
+
+	if (thin_meta_get_space(w->tm, &space) || space.meta_free)
+		sim_fail("harness: the lack of metadata is over");
+	if (thin_meta_commit_alone(w->tm, &space))
+		sim_fail("thin_meta_commit_alone failed");
+	settle(w, "thin_meta_commit_alone");
+	if (!space.meta_free || space.meta_raw_free != space.meta_total - w->durable_mblocks)
+		sim_fail("thin_meta_commit_alone tells of %llu free metadata blocks, %llu of %llu are in use",
+			 space.meta_raw_free, w->durable_mblocks, space.meta_total);
+}
+
+bool flooding;
+
+/* Counts of all bitmaps, the second one's first: it is loaded then, and others may make room for it. */
+static void count_blocks(void *arg)
+{
+	struct world *w = arg;
+	u64 nr = w->open->data_blocks, i, b;
+	u32 count;
+	int r;
+
+	for (i = 1; i <= 2; i++) {
+		b = i * BITMAP_BLOCKS % nr;
+		r = thin_meta_data_count(w->tm, b, &count);
+		sim_api_end("thin_meta_data_count");
+		if (r || !count != !w->open->refs[b])
+			sim_fail("beside a commit data block %llu has %u references (error %d), the model %u", b, count, r,
+				 w->open->refs[b]);
+	}
+}
+
+/* A device that takes no writes: what was to go there is not forgotten before the commit is. */
+static void dead_device(struct world *w)
+{
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		op_close(w);
+		op_open(w, false);
+		op_write(w, 0, i, 1, false);
+		w->armed = true;
+		w->faults_seen = sim_faults;
+		w->disk->fail_write_in = 1;
+		w->disk->fails_for_good = true;
+		op_commit_beside(w, count_blocks, w);
+	}
+}
+
+void flood(u64 seed)
+{
+	struct world w;
+
+	flooding = true;
+	seed_now = seed;
+	flood_start(&w, seed, 4 * FLOOD, 4000);
+	flow_over(&w, 100, memory);
+	flood_end(&w);
+
+	flood_start(&w, seed, 570, 80000);
+	for (w.last_v = 0; w.durable_mblocks < 280 && w.last_v < 79000; w.last_v += 64) {
+		op_write(&w, 0, w.last_v, 64, false);
+		if (thin_meta_wants_commit(w.tm) || !(w.last_v % 4096))
+			op_commit(&w);
+	}
+	flow_over(&w, w.last_v, space);
+	scarce(&w);
+	flood_end(&w);
+
+	flood_start(&w, seed, 1024, 2 * BITMAP_BLOCKS);
+	dead_device(&w);
+	flood_end(&w);
+}
+
+void flood_print(void)
+{
+	printf("sim: behind a slow commit those wait who change too much, what they have moved is still there, and so are bitmaps\n");
+}

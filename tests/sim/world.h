@@ -175,6 +175,9 @@ void data_adopt(const struct world *w, struct state *s);
 void beside_freeze(struct world *w);
 void beside_forget(struct world *w);
 void beside_land(struct world *w);
+extern bool flooding;
+void flood(u64 seed);
+void flood_print(void);
 /* crash.c */
 void crash_cuts(struct world *w, struct state **allowed, size_t nr);
 void crash_exit(void);
