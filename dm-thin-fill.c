@@ -223,17 +223,51 @@ static int buffer_sectors(const struct thin_copy *copy)
 	return (PAGE_SIZE << copy->order) >> SECTOR_SHIFT;
 }
 
+static void free_copy(struct thin_copy *copy)
+{
+	__free_pages(copy->pages, copy->order);
+	kfree(copy);
+}
+
+/* Large enough for all copies of the pool. */
+static unsigned int spare_order(const struct pool *pool)
+{
+	return get_order(min_t(sector_t, pool->block_sectors, MAX_COPY) << SECTOR_SHIFT);
+}
+
+/* The last one is still in the processor's cache. */
+static struct thin_copy *take_spare(struct pool *pool)
+{
+	struct thin_copy *copy = NULL;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pool->spare_copies) && !copy; i++)
+		if (READ_ONCE(pool->spare_copies[i]))
+			copy = xchg(&pool->spare_copies[i], NULL);
+	return copy;
+}
+
+static void keep_spare(struct pool *pool, struct thin_copy *copy)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pool->spare_copies) && copy->order == spare_order(pool); i++)
+		if (!cmpxchg(&pool->spare_copies[i], NULL, copy))
+			return;
+	free_copy(copy);
+}
+
 static void end_copy(struct thin_copy *copy)
 {
 	struct thin_work *work = copy->work;
+	struct pool *pool = work->vol->pool;
 	bool failed = copy->status;
 
-	atomic_sub(buffer_sectors(copy), &work->vol->pool->fill_sectors);
+	atomic_sub(buffer_sectors(copy), &pool->fill_sectors);
 	bio_uninit(&copy->read);
 	while (copy->nr)
 		bio_uninit(&copy->writes[--copy->nr]);
-	__free_pages(copy->pages, copy->order);
-	kfree(copy);
+	keep_spare(pool, copy);
 	thin_provision_fill_done(work, failed);
 }
 
@@ -285,29 +319,36 @@ static void init_copy_bio(struct thin_copy *copy, struct bio *bio, struct bio_ve
 		       (part->to - part->from) << SECTOR_SHIFT, offset_in_page(offset));
 }
 
+/* What a full memory cannot give at once is not worth any effort. */
+static struct thin_copy *alloc_copy(unsigned int order)
+{
+	struct thin_copy *copy = kmalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
+
+	if (!copy)
+		return NULL;
+	copy->order = order;
+	copy->pages = alloc_pages(__GFP_NOWARN | __GFP_COMP, order);
+	if (copy->pages)
+		return copy;
+	kfree(copy);
+	return NULL;
+}
+
 /* Return: NULL when it is too much, or there is no memory. */
 static struct thin_copy *new_copy(struct thin_work *work, sector_t from, sector_t to)
 {
 	struct pool *pool = work->vol->pool;
 	struct thin_copy *copy;
 
-	if (to - from > MAX_COPY)
+	if (to - from > MAX_COPY || atomic_read(&pool->fill_sectors) >= MAX_BUFFERS)
 		return NULL;
-	/* What a full memory cannot give at once is not worth any effort. */
-	copy = kmalloc(sizeof(*copy), GFP_NOWAIT | __GFP_NOWARN);
+	copy = take_spare(pool) ?: alloc_copy(spare_order(pool)) ?:
+	       alloc_copy(get_order((to - from) << SECTOR_SHIFT));
 	if (!copy)
 		return NULL;
 	INIT_WORK(&copy->write, write_copy);
 	copy->work = work;
 	copy->begin = from;
-	copy->order = get_order((to - from) << SECTOR_SHIFT);
-	copy->pages = NULL;
-	if (atomic_read(&pool->fill_sectors) + buffer_sectors(copy) <= MAX_BUFFERS)
-		copy->pages = alloc_pages(__GFP_NOWARN | __GFP_COMP, copy->order);
-	if (!copy->pages) {
-		kfree(copy);
-		return NULL;
-	}
 	atomic_add(buffer_sectors(copy), &pool->fill_sectors);
 	return copy;
 }
@@ -479,6 +520,11 @@ int thin_fill_init(struct pool *pool)
  */
 void thin_fill_exit(struct pool *pool)
 {
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pool->spare_copies); i++)
+		if (pool->spare_copies[i])
+			free_copy(pool->spare_copies[i]);
 	if (pool->copier)
 		dm_kcopyd_client_destroy(pool->copier);
 	if (pool->fill_wq)

@@ -269,8 +269,7 @@ static void fill_and_finish(struct thin_vol *vol, enum finisher who)
 	thin_fill_all(vol);
 	/* What ends from here on is the worker's, unless it is found below. */
 	set_finisher(vol, who, NULL);
-	if (!thin_provision_try_finish(vol))
-		thin_vol_kick(vol);
+	thin_provision_finish(vol, false);
 }
 
 /**

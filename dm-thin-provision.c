@@ -628,35 +628,29 @@ static void finish(struct thin_vol *vol, bool may_commit)
 
 /**
  * thin_provision_finish - map the blocks whose I/O has ended
- * @vol: volume; called by its worker
- */
-void thin_provision_finish(struct thin_vol *vol)
-{
-	mutex_lock(&vol->finish_lock);
-	finish(vol, true);
-	mutex_unlock(&vol->finish_lock);
-}
-
-/**
- * thin_provision_try_finish - thin_provision_finish() for a finisher
  * @vol: volume
+ * @may_commit: wait for a commit if metadata is short; else the worker does it
  *
- * Process context.  Waits for no commit and for nobody who does.
- *
- * Return: false when it is the worker's.
+ * Process context.  Waits for nobody else who does the same: they look again.
  */
-bool thin_provision_try_finish(struct thin_vol *vol)
+void thin_provision_finish(struct thin_vol *vol, bool may_commit)
 {
-	unsigned int noio;
+	unsigned int noio = memalloc_noio_save();
 
-	if (!mutex_trylock(&vol->finish_lock))
-		return false;
-	noio = memalloc_noio_save();
-	finish(vol, false);
-	thin_stash_fill(vol);
+	WRITE_ONCE(vol->to_finish, true);
+	do {
+		/* Whoever set it before this sees the lock taken, or his works are seen here. */
+		smp_mb();
+		if (!mutex_trylock(&vol->finish_lock))
+			break;
+		WRITE_ONCE(vol->to_finish, false);
+		smp_mb();
+		finish(vol, may_commit);
+		thin_stash_fill(vol);
+		mutex_unlock(&vol->finish_lock);
+		smp_mb();
+	} while (READ_ONCE(vol->to_finish));
 	memalloc_noio_restore(noio);
-	mutex_unlock(&vol->finish_lock);
-	return true;
 }
 
 /* ---- life ---- */

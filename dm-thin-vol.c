@@ -412,12 +412,9 @@ static void work_on_vol(struct work_struct *ws)
 	/* Lookups first: they do not wait for a commit to freeze, which changes do. */
 	blk_start_plug(&plug);
 	short_of_memory = map_gathered(vol, &works);
-	thin_provision_finish(vol);
+	/* What is here already gets its blocks before the stash does. */
 	thin_provision_start(vol, &works);
-	/* What is here already gets its blocks first. */
-	mutex_lock(&vol->finish_lock);
-	thin_stash_fill(vol);
-	mutex_unlock(&vol->finish_lock);
+	thin_provision_finish(vol, true);
 	more = thin_discard_step(vol);
 	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);

@@ -109,6 +109,8 @@ enum thin_counter {
 	NR_THIN_COUNTERS,
 };
 
+struct thin_copy;
+
 struct thin_counters {
 	u64 n[NR_THIN_COUNTERS];
 };
@@ -150,6 +152,7 @@ struct thin_counters {
  * @copier: kcopyd's client
  * @fill_bios: for zeroes without it
  * @fill_sectors: taken by the buffers of copies in progress; a bound, not exact
+ * @spare_copies: buffers for the next ones
  * @commit_wq: runs commits, the waker and the timer
  * @commit_work: commits what bios or others asked for
  * @waker: once a second while the pool is resumed
@@ -226,6 +229,7 @@ struct pool {
 	struct dm_kcopyd_client *copier;
 	struct bio_set fill_bios;
 	atomic_t fill_sectors;
+	struct thin_copy *spare_copies[4];
 
 	/* dm-thin-commit.c */
 	struct workqueue_struct *commit_wq;
@@ -335,6 +339,7 @@ struct thin_stash {
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
  * @finish_lock: one finishes works at a time
+ * @to_finish: who does looks again
  * @ins: a batch of insertions; finish_lock
  */
 struct thin_vol {
@@ -371,6 +376,7 @@ struct thin_vol {
 	struct list_head round_node;
 
 	struct mutex finish_lock;
+	bool to_finish;
 	struct thin_insert ins[THIN_INSERT_BATCH];
 };
 
@@ -651,8 +657,7 @@ void thin_work_replace(struct thin_work *work, struct bio *bio, u64 expect);
 void thin_provision_add(struct thin_work *work, struct bio *bio, u64 expect,
 			struct list_head *works);
 void thin_provision_start(struct thin_vol *vol, struct list_head *works);
-void thin_provision_finish(struct thin_vol *vol);
-bool thin_provision_try_finish(struct thin_vol *vol);
+void thin_provision_finish(struct thin_vol *vol, bool may_commit);
 void thin_provision_fill_done(struct thin_work *work, bool failed);
 bool thin_provision_join(struct bio *bio, u64 vblock, struct list_head *works);
 void thin_provision_bio_done(struct bio *bio, blk_status_t status);
