@@ -16,7 +16,7 @@ void dm_internal_resume(struct mapped_device *md);
 
 /* The core's word to a status method: answer without committing. */
 #ifndef DM_STATUS_NOFLUSH_FLAG
-#define DM_STATUS_NOFLUSH_FLAG	(1 << 0)
+#define DM_STATUS_NOFLUSH_FLAG	BIT(0)
 #endif
 
 /* blk_mode_t came with 6.5; before it the same bits were an fmode_t. */
