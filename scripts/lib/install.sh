@@ -84,14 +84,42 @@ install_step() {
 		tests/install/disk "$@"
 }
 
-# Boot the machine with one of its kernels; what it said is in $work/said.
+# The firmware's memory, with the machine's own key among those that it trusts. Made by Debian's tool for it, in a root of its own.
+install_trust() {
+	local root=$DM_THIN_CACHE/debian/root/firmware-trixie
+	[ -d "$root" ] || once "${root##*/}" make_install_root "$root" trixie ovmf python3-virt-firmware
+	firmware=$work/firmware
+	mkdir -p "$firmware"
+	cp "$root/usr/share/OVMF/OVMF_CODE_4M.fd" "$root/usr/share/OVMF/OVMF_VARS_4M.fd" "$firmware/"
+	{
+		echo '-----BEGIN CERTIFICATE-----'
+		base64 -w 64 "$work/boot/mok.pub"
+		echo '-----END CERTIFICATE-----'
+	} >"$firmware/key.pem"
+	# shellcheck disable=SC2016  # expanded by the inner shell
+	quietly "$DM_THIN_CACHE/log/install-firmware.log" unshare --mount bash -euc '
+		mount --bind "$2" "$1/mnt"
+		chroot "$1" virt-fw-vars -i /mnt/OVMF_VARS_4M.fd -o /mnt/vars --add-db "$(cat /proc/sys/kernel/random/uuid)" /mnt/key.pem
+	' install_trust "$root" "$firmware" || die "the key could not be given to the firmware"
+}
+
+# Boot the machine with one of its kernels; what it said is in $work/said. With $firmware set, by that.
 install_boot() {
 	local release=$1 qemu accel rc=0
 	shift
 	rm -f "$work/vmlinux" "$work/console"
-	extract_kernel "$work/boot/vmlinuz-$release" "$work/vmlinux"
+	if [ -n "$firmware" ]; then
+		cp "$work/boot/vmlinuz-$release" "$work/vmlinux"
+		qemu=(
+			-drive "if=pflash,unit=0,format=raw,readonly=on,file=$(escaped "$firmware/OVMF_CODE_4M.fd")"
+			-drive "if=pflash,unit=1,format=raw,file=$(escaped "$firmware/vars")"
+		)
+	else
+		extract_kernel "$work/boot/vmlinuz-$release" "$work/vmlinux"
+		qemu=()
+	fi
 	qemu=(
-		qemu-system-x86_64 -M pc -smp 2 -m 2G -nodefaults -no-user-config -display none -no-reboot
+		qemu-system-x86_64 -M pc -smp 2 -m 2G -nodefaults -no-user-config -display none -no-reboot "${qemu[@]}"
 		-kernel "$work/vmlinux" -initrd "$work/boot/initrd.img-$release"
 		-drive "file=$(escaped "$work/disk"),if=virtio,format=raw,cache=unsafe"
 		-serial "file:$(escaped "$work/console")"
@@ -108,7 +136,19 @@ install_boot() {
 	return "$rc"
 }
 
-passed=0 failed=0
+passed=0 failed=0 firmware=''
+
+# count NAME STATUS WHY: one more result, with the end of the console if it is a bad one.
+count() {
+	if [ "$2" -eq 0 ]; then
+		passed=$((passed + 1))
+		echo "ok   $1"
+	else
+		failed=$((failed + 1))
+		echo "FAIL $1: $3"
+		tail -n 30 "$work/console"
+	fi
+}
 
 # expect NAME LINE...: each of the lines, a regular expression, was said.
 expect() {
@@ -117,32 +157,21 @@ expect() {
 	for line in "$@" 'data good' 'data written' end; do
 		grep -qxE -- "$line" "$work/said" || missing+=("$line")
 	done
-	if [ "${#missing[@]}" -eq 0 ]; then
-		passed=$((passed + 1))
-		echo "ok   $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name: not said: $(printf "'%s' " "${missing[@]}")"
-		tail -n 30 "$work/console"
-	fi
+	count "$name" "${#missing[@]}" "not said: $(printf "'%s' " "${missing[@]}")"
 }
 
 # The README's first commands, on the newest kernel, which is also User Mode Linux's.
 install_walk() {
-	local tree
+	local tree rc=0
 	tree=$(uml_version_dir)
-	if "$SRC/scripts/vm" --kernel uml --in-tree --mem 3G --timeout 500 --share "$(install_root latest)" -- \
-		tests/install/walk "$tree" "$(uml_build_dir uml)"; then
-		passed=$((passed + 1))
-		echo "ok   from the README to a thin volume"
-	else
-		failed=$((failed + 1))
-		echo "FAIL from the README to a thin volume"
-	fi
+	: >"$work/console"
+	"$SRC/scripts/vm" --kernel uml --in-tree --mem 3G --timeout 500 --share "$(install_root latest)" -- \
+		tests/install/walk "$tree" "$(uml_build_dir uml)" || rc=$?
+	count "from the README to a thin volume" "$rc" "the commands ended with status $rc"
 }
 
 install_test() {
-	local kernel=$1 releases version base packages work old new
+	local kernel=$1 releases version base packages work old new rc
 	need_root
 	mapfile -t releases < <(install_kernels "$kernel")
 	[ "${#releases[@]}" -eq 2 ] || die "$(debian_suite "$kernel") offers no two kernels to upgrade from and to"
@@ -168,6 +197,16 @@ install_test() {
 	install_step install "linux-image-$new" "linux-headers-$new"
 	install_boot "$new" || true
 	expect "$new, installed by apt, boots on this module" "kernel $new" "root /dev/mapper/host-root thin" "loaded dm-thin $version"
+
+	step "Only signed modules are loaded"
+	install_boot "$new" module.sig_enforce=1 || true
+	rc=0
+	grep -q 'module with unavailable key is rejected' "$work/console" && ! grep -qx end "$work/said" || rc=$?
+	count "no module without a key that is trusted" "$rc" "it was not refused"
+	install_trust
+	install_boot "$new" module.sig_enforce=1 || true
+	firmware=''
+	expect "DKMS's signature is believed where its key is trusted" "kernel $new" "loaded dm-thin $version" "taint [0-9]+ enforce Y"
 
 	step "The module of $old is lost, and cannot be built again"
 	install_step shell "echo '#error broken' >>/usr/src/dm-thin-$version/dm-thin.c
