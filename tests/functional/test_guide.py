@@ -68,6 +68,7 @@ def test_watching(group, rig, mounted):
 
 @shows(("4", 2))
 def test_watched_by_dmeventd(group, rig, mounted):
+    group.configure(monitoring=1)
     daemon = EventDaemon(group)
     try:
         assert "monitored" in run(rig, "4", 2, VG=group.name).split()
