@@ -189,6 +189,7 @@ install_test() {
 	step "A machine with its root file system on a thin volume, $old and the packages"
 	install_step make
 	install_step install "linux-image-$old" "linux-headers-$old" dm-thin-dkms dm-thin-tools
+	install_step shell "ls /lib/modules/$old/kernel/drivers/md/dm-thin-pool.ko* /lib/modules/$old/updates/dkms/dm-thin-pool.ko*"
 	install_boot "$old" || true
 	expect "$old boots from a thin volume on this module" "kernel $old" "root /dev/mapper/host-root thin" "loaded dm-thin $version" \
 		"running: dm-thin $version; next: dm-thin $version .*"
