@@ -102,15 +102,15 @@ static enum pool_mode roll_back(struct pool *pool, const char *op, int error)
 	const char *name = dm_device_name(pool->md);
 
 	DMERR_LIMIT("%s: metadata operation '%s' failed: error = %d", name, op, error);
-	DMERR_LIMIT("%s: aborting current metadata transaction", name);
+	DMERR_LIMIT("%s: aborting current metadata transaction, its changes are lost", name);
 	thin_reclaim_abort(pool);
 	if (thin_meta_abort(pool->tm)) {
-		DMERR("%s: failed to abort metadata transaction", name);
+		DMERR("%s: failed to abort metadata transaction: mend the metadata device", name);
 		return PM_FAIL;
 	}
 	/* A device that takes no writes has kept the last commit; the flag is known in core. */
 	if (thin_meta_set_needs_check(pool->tm))
-		DMERR("%s: failed to set 'needs_check' flag in metadata", name);
+		DMERR("%s: failed to set 'needs_check' flag in metadata: run thin_check", name);
 	return thin_meta_needs_check(pool->tm) ? PM_READ_ONLY : PM_FAIL;
 }
 
@@ -145,7 +145,7 @@ void pool_set_mode(struct pool *pool, enum pool_mode mode)
 	if (old == PM_FAIL) {
 		mode = PM_FAIL;
 	} else if (mode <= PM_OUT_OF_DATA_SPACE && thin_meta_needs_check(pool->tm)) {
-		DMERR("%s: unable to switch pool to write mode until repaired.",
+		DMERR("%s: unable to switch pool to write mode until repaired: run thin_check",
 		      dm_device_name(pool->md));
 		mode = old <= PM_OUT_OF_DATA_SPACE ? PM_READ_ONLY : old;
 	}
@@ -282,7 +282,8 @@ void pool_check_space_locked(struct pool *pool)
 		if (space.meta_free > thin_meta_low_water_mblocks(pool->tm) / 16)
 			pool_set_mode(pool, PM_WRITE);
 	} else if (!space.meta_free) {
-		DMERR("%s: no free metadata space available.", dm_device_name(pool->md));
+		DMERR("%s: no free metadata space available: extend it or delete thins",
+		      dm_device_name(pool->md));
 		pool_set_mode(pool, PM_OUT_OF_METADATA_SPACE);
 	} else if (pool->mode == PM_OUT_OF_DATA_SPACE) {
 		if (space.data_free)

@@ -223,12 +223,12 @@ static int measure(struct pool_target *pt, struct sizes *s)
 	s->meta_new = thin_meta_device_mblocks(pool->tm);
 
 	if (s->data_new < s->data_old) {
-		DMERR("%s: pool target (%llu blocks) too small: expected %llu",
+		DMERR("%s: pool target (%llu blocks) too small: expected %llu or more",
 		      name, s->data_new, s->data_old);
 		return -EINVAL;
 	}
 	if (s->meta_new < s->meta_old) {
-		DMERR("%s: metadata device (%llu blocks) too small: expected %llu",
+		DMERR("%s: metadata device (%llu blocks) too small: expected %llu or more",
 		      name, s->meta_new, s->meta_old);
 		return -EINVAL;
 	}
@@ -282,7 +282,8 @@ static int grow(struct pool_target *pt)
 	if (s.data_new == s.data_old && s.meta_new == s.meta_old)
 		return 0;
 	if (thin_meta_needs_check(pool->tm)) {
-		DMERR("%s: unable to use new sizes until repaired.", dm_device_name(pool->md));
+		DMERR("%s: unable to use new sizes until repaired: run thin_check",
+		      dm_device_name(pool->md));
 		return 0;
 	}
 	if (pool->mode >= PM_READ_ONLY)

@@ -12,13 +12,12 @@
 #define DM_THIN_TRACE_H
 
 #include <linux/tracepoint.h>
-#include <linux/version.h>
 
 struct pool;
 struct thin_vol;
 
 /* Since 6.10 the source of a string is that of its __string(). */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#ifdef COMPAT_HAS_ASSIGN_STR_ALONE
 #define thin_assign_str(field, source)	__assign_str(field)
 #else
 #define thin_assign_str(field, source)	__assign_str(field, source)

@@ -367,5 +367,6 @@ module_exit(thin_exit);
 MODULE_DESCRIPTION("Device-mapper thin provisioning");
 MODULE_AUTHOR("The dm-thin authors");
 MODULE_LICENSE("GPL");
+MODULE_VERSION(DM_THIN_VERSION);
 MODULE_ALIAS("dm-thin");
 MODULE_ALIAS("dm-thin-pool");

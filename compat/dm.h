@@ -16,11 +16,11 @@ void dm_internal_resume(struct mapped_device *md);
 
 /* The core's word to a status method: answer without committing. */
 #ifndef DM_STATUS_NOFLUSH_FLAG
-#define DM_STATUS_NOFLUSH_FLAG	(1 << 0)
+#define DM_STATUS_NOFLUSH_FLAG	BIT(0)
 #endif
 
 /* blk_mode_t came with 6.5; before it the same bits were an fmode_t. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+#ifndef BLK_OPEN_READ
 typedef fmode_t blk_mode_t;
 #define BLK_OPEN_READ	FMODE_READ
 #define BLK_OPEN_WRITE	FMODE_WRITE
@@ -67,10 +67,10 @@ static inline void compat_limit_atomic_writes(struct queue_limits *limits, unsig
 /* The most that one discard of a thin may cover, in sectors. */
 static inline unsigned int compat_thin_max_discard(sector_t block_sectors)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
-	return (16ULL << 30) >> SECTOR_SHIFT;
-#else
+#ifdef COMPAT_HAS_MAX_DISCARD_GRANULARITY
 	return block_sectors * 1024;
+#else
+	return (16ULL << 30) >> SECTOR_SHIFT;
 #endif
 }
 
@@ -84,7 +84,7 @@ static inline void compat_set_max_discard(struct queue_limits *limits, unsigned 
 /* Ask the core to split discards on multiples of the largest discard. */
 static inline void compat_split_discards(struct dm_target *ti)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#ifdef COMPAT_HAS_MAX_DISCARD_GRANULARITY
 	ti->max_discard_granularity = true;
 #endif
 }

@@ -8,7 +8,6 @@
 
 #include <linux/shrinker.h>
 #include <linux/slab.h>
-#include <linux/version.h>
 
 typedef unsigned long (*compat_shrinker_fn)(struct shrinker *shrinker, struct shrink_control *sc);
 
@@ -17,7 +16,7 @@ static inline struct shrinker *compat_shrinker_register(const char *name, compat
 {
 	struct shrinker *shrinker;
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef COMPAT_HAS_SHRINKER_ALLOC
 	shrinker = shrinker_alloc(0, "%s", name);
 #else
 	shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
@@ -27,7 +26,7 @@ static inline struct shrinker *compat_shrinker_register(const char *name, compat
 	shrinker->count_objects = count;
 	shrinker->scan_objects = scan;
 	shrinker->seeks = DEFAULT_SEEKS;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef COMPAT_HAS_SHRINKER_ALLOC
 	shrinker_register(shrinker);
 #else
 	if (register_shrinker(shrinker, "%s", name)) {
@@ -40,7 +39,7 @@ static inline struct shrinker *compat_shrinker_register(const char *name, compat
 
 static inline void compat_shrinker_unregister(struct shrinker *shrinker)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#ifdef COMPAT_HAS_SHRINKER_ALLOC
 	shrinker_free(shrinker);
 #else
 	unregister_shrinker(shrinker);

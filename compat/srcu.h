@@ -7,7 +7,6 @@
 #define COMPAT_SRCU_H
 
 #include <linux/srcu.h>
-#include <linux/version.h>
 
 #ifndef CONFIG_TREE_SRCU
 #error "dm-thin needs a kernel with CONFIG_TREE_SRCU"
@@ -50,7 +49,7 @@ static inline void compat_epoch_leave(struct srcu_struct *ssp, compat_epoch_t ep
 
 #else
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#ifndef COMPAT_HAS_SRCU_DOWN_READ
 static inline int srcu_down_read(struct srcu_struct *ssp)
 {
 	return __srcu_read_lock(ssp);

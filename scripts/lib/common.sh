@@ -22,7 +22,7 @@
 #   suite_fetch SUITE PKG                 download PKG of exactly SUITE, print the path of the .deb
 #   unpack_deb DEB DIR                    unpack a .deb into DIR
 #
-# SUITE is a code name: bookworm, bookworm-backports, trixie, trixie-backports. The
+# SUITE is a code name: bookworm, bookworm-backports, trixie, trixie-backports, forky, sid. The
 # host needs none of them in its own configuration: each has a private apt root in the cache.
 
 set -euo pipefail
@@ -142,7 +142,7 @@ suite_root() { printf '%s\n' "$DM_THIN_CACHE/apt/$1"; }
 suite_setup() {
 	local suite=$1 root uri security keyring stamp
 	case $suite in
-	bookworm | bookworm-backports | trixie | trixie-backports) ;;
+	bookworm | bookworm-backports | trixie | trixie-backports | forky | sid) ;;
 	*) die "unknown Debian suite '$suite'" ;;
 	esac
 	root=$(suite_root "$suite")
@@ -157,7 +157,7 @@ suite_setup() {
 	: >"$root/status"
 	printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite" >"$root/etc/sources.list"
 	security=$(find_security_uri)
-	if [ -n "$security" ] && [[ $suite != *-backports ]]; then
+	if [ -n "$security" ] && [[ $suite != *-backports && $suite != sid ]]; then
 		printf 'deb [signed-by=%s] %s %s-security main\n' "$keyring" "${security%/}" "$suite" >>"$root/etc/sources.list"
 	fi
 	# The host's apt.conf.d stays in force: it may hold a proxy.

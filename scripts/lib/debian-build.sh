@@ -6,14 +6,17 @@
 # build runs in a small root of that release, in mount and process namespaces that vanish with it.
 #
 #   debian_build_root KERNEL          make the root, print its path
+#   build_root NAME SUITE PACKAGE...  a root of any release, with a compiler and what its kernels' helpers need
 #   debian_build_module KERNEL        build, print the path of the .ko; VM_WERROR=1: a warning is an error
 #   debian_sparse KERNEL              run sparse over every file; its findings on stderr, status 1 if any
 
 debian_build_root() {
-	local root
-	root=$DM_THIN_CACHE/debian/root/$(build_suite "$1")-$(debian_compiler "$1")
-	[ -d "$root" ] || once "${root##*/}" make_build_root "$1" "$root"
-	printf '%s\n' "$root"
+	local suite packages
+	suite=$(build_suite "$1")
+	packages=("$(debian_compiler "$1")" libelf1 libssl3)
+	# From 6.12 on the headers carry the kernel's types, and kbuild insists on pahole to add the module's.
+	[ "$suite" = bookworm ] || packages+=(pahole)
+	build_root "$suite-${packages[0]}" "$suite" "${packages[@]}"
 }
 
 # Backports are built with the compiler of the release they are for.
@@ -23,28 +26,27 @@ build_suite() {
 	printf '%s\n' "${suite%-backports}"
 }
 
+build_root() {
+	local root=$DM_THIN_CACHE/debian/root/$1
+	shift
+	[ -d "$root" ] || once "${root##*/}" make_build_root "$root" "$@"
+	printf '%s\n' "$root"
+}
+
 make_build_root() {
-	local kernel=$1 root=$2 suite old packages
+	local root=$1 suite=$2
+	shift 2
 	[ ! -d "$root" ] || return 0
-	suite=$(build_suite "$kernel")
-	packages=("$(debian_compiler "$kernel")" make libc6-dev libelf1 libssl3 xz-utils sparse)
-	# From 6.12 on the headers carry the kernel's types, and kbuild insists on pahole to add the module's.
-	[ "$suite" = bookworm ] || packages+=(pahole)
-	debian_root "$root.new" "$suite" "${packages[@]}"
+	debian_root "$root.new" "$suite" make libc6-dev xz-utils sparse "$@"
 	mkdir -p "$root.new/src" "$root.new/usr/src"
-	for old in "${root%/*}/$suite"-*; do
-		[ "$old" = "$root.new" ] || rm -rf "$old"
-	done
 	mv "$root.new" "$root"
 }
 
-# in_build_root KERNEL DIR CMD...: run CMD in the root, DIR at /src, the kernel's headers in their place.
+# in_build_root ROOT HEADERS DIR CMD...: run CMD in the root, DIR at /src, the kernel's headers in their place.
 in_build_root() {
-	local kernel=$1 dir=$2 root headers
-	shift 2
+	local root=$1 headers=$2 dir=$3
+	shift 3
 	need_host mount
-	root=$(debian_build_root "$kernel")
-	headers=$(debian_headers "$kernel")
 	# shellcheck disable=SC2016  # expanded by the inner shell
 	unshare --mount --pid --fork --kill-child bash -euc '
 		root=$1 headers=$2 dir=$3
@@ -105,7 +107,7 @@ sources_hash() {
 		cd "$1" || exit
 		{
 			echo "$2"
-			find . -type f \( -name '*.[ch]' -o -name Makefile -o -name Kbuild \) ! -name '*.mod.c' \
+			find . -type f \( -name '*.[ch]' -o -name Makefile -o -name Kbuild -o -name dkms.conf \) ! -name '*.mod.c' \
 				-print0 | sort -z | xargs -0 sha256sum
 		} | sha256sum | cut -c1-16
 	)
@@ -117,7 +119,8 @@ compile() {
 	shift 3
 	local make=(nice make -C /src "-j$JOBS" KDIR="/usr/src/linux-headers-$(debian_release "$kernel")" W=1)
 	[ -z "${VM_WERROR:-}" ] || make+=(KCFLAGS=-Werror)
-	in_build_root "$kernel" "$dir" "${make[@]}" "$@" >"$log" 2>&1 </dev/null || rc=$?
+	in_build_root "$(debian_build_root "$kernel")" "$(debian_headers "$kernel")" "$dir" "${make[@]}" "$@" \
+		>"$log" 2>&1 </dev/null || rc=$?
 	# Only the compiler's findings are worth reading. Missing kernel type information says nothing about the module.
 	grep -vE '^ *(CC|LD|AR|MODPOST|BTF|CHECK|CLEAN) |^make(\[[0-9]+\])?: (Entering|Leaving)|^Skipping BTF|^make -C ' \
 		"$log" | sed 's#^/src/##' >&2 || true

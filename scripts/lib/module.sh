@@ -9,8 +9,8 @@
 module_files() {
 	(
 		cd "$SRC" || exit
-		find . -mindepth 1 \( -name '.*' -o -path ./tests -o -path ./scripts -o -path ./bench -o -path ./docs \) -prune \
-			-o -type f \( -name '*.[chS]' -o -name Makefile -o -name Kbuild \) ! -name '*.mod.c' -printf '%P\n'
+		find . -mindepth 1 \( -name '.*' -o -path ./tests -o -path ./scripts -o -path ./bench -o -path ./docs -o -path ./debian \) -prune \
+			-o -type f \( -name '*.[chS]' -o -name Makefile -o -name Kbuild -o -name dkms.conf \) ! -name '*.mod.c' -printf '%P\n'
 	)
 }
 

@@ -241,7 +241,8 @@ uml_run() {
 	outdir=$(cat "$run/out")
 	ln -sfn "$SRC" "$run/host-src"
 	ln -sfn "$build/root/lib/modules" "$run/host-modules"
-	words=(VM_STDOUT=/dev/tty1 VM_STDERR=/dev/tty2 "VM_RUN=$run")
+	# As in Debian's kernels: resize2fs writes to what is mounted.
+	words=(VM_STDOUT=/dev/tty1 VM_STDERR=/dev/tty2 "VM_RUN=$run" bdev_allow_write_mounted=1)
 	[ -z "$share" ] || { ln -sfn "$share" "$run/host-share"; words+=(VM_SHARE=1); }
 	[ -z "$outdir" ] || { ln -sfn "$outdir" "$run/host-out"; words+=(VM_OUT=1); }
 	# shellcheck disable=SC1091

@@ -57,6 +57,7 @@ IMPROVEMENTS = {
     "tracepoints": "the stock module has none",
     "zeroes": "the stock module takes no request for zeroes: they are written, and take space; holes cannot be punched",
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
+    "version": "the stock module has no version of its own, and not all of its parameters a description",
     "stats": "the stock module counts nothing and knows no such message",
 }
 

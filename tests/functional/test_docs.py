@@ -2,53 +2,19 @@
 
 import errno
 import os
-import re
 
 import pytest
 from lib import io, metadata, proc, tree
 from lib.dm import error_of, number
+from lib.docs import Page
 from lib.lvm import Offline, group, lvm  # noqa: F401
 from lib.proc import wait_for
 from lib.thin import MIB
 from test_lvm_space import crowded
 from test_modes import MAPPED, break_metadata, exhaust_metadata, full_pool, hold_a_write, mode
 
-PAGE = os.path.join(os.path.dirname(__file__), "../../docs/behaviour.md")
-SHOWN = set()
-
-
-def blocks():
-    """{(number of the section, n): commands}: indented lines, n counts the blocks of a section."""
-    found, section, last, count = {}, None, "", 0
-    with open(PAGE, encoding="utf-8") as file:
-        for line in file.read().splitlines():
-            heading = re.match(r"#+ (\d+(\.\d+)*)", line)
-            if heading:
-                section, count = heading.group(1), 0
-            if line.startswith("    "):
-                if not last.startswith("    "):
-                    count += 1
-                found.setdefault((section, count), []).append(line.strip())
-            last = line
-    return {key: "\n".join(lines) for key, lines in found.items()}
-
-
-def shows(*keys):
-    """Marks which blocks a test runs."""
-    SHOWN.update(keys)
-    return lambda function: function
-
-
-def run(rig, section, n, **names):
-    """Run a block in a directory of the test, with these variables set; what it prints."""
-    tools = "".join(
-        f'{name}() {{ command {metadata.tool(name, "1")} "$@"; }}\n' for name in ("thin_check", "thin_repair")
-    )
-    where = os.path.join(rig.directory, "mnt")
-    text = blocks()[section, n].replace("/mnt/thin", where)
-    return proc.run(
-        "bash", "-ec", f"{tools}cd {rig.directory}\n{text}", env={key: str(value) for key, value in names.items()}
-    ).out
+PAGE = Page("behaviour.md")
+blocks, shows, run = PAGE.blocks, PAGE.shows, PAGE.run
 
 
 def of(pool, thin=None):
@@ -57,7 +23,7 @@ def of(pool, thin=None):
 
 
 def test_every_command_shown_is_run():
-    assert set(blocks()) == SHOWN
+    assert set(blocks()) == PAGE.shown
 
 
 # -- looking -------------------------------------------------------------------------------

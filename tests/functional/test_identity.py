@@ -2,10 +2,14 @@
 
 import errno
 import os
+import re
 
+import pytest
 from lib import proc
 from lib.dm import dmsetup, error_of, targets
 from lib.rig import PARAMETERS
+
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 
 
 def test_targets_and_versions():
@@ -59,3 +63,32 @@ def test_unknown_target_is_no_prefix_match(rig):
     device = rig.device()
     device.create_empty()
     assert error_of(device.load, "0 8 thin-poo x") == errno.EINVAL
+
+
+@pytest.mark.improvement("version")
+def test_one_version_everywhere():
+    def found(expression, *path):
+        with open(os.path.join(SOURCE, *path), encoding="utf-8") as file:
+            return re.search(expression, file.read(), re.MULTILINE).group(1)
+
+    with open("/sys/module/dm_thin_pool/version", encoding="ascii") as file:
+        version = file.read().strip()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert proc.run("modinfo", "-F", "version", "dm-thin-pool").out.strip() == version
+    assert found(r'^PACKAGE_VERSION="(.*)"$', "dkms.conf") == version
+    assert found(r"^dm-thin \((.*)\)", "debian", "changelog") == version
+    assert found(r"^## (\S+)", "CHANGELOG.md") == version
+
+
+@pytest.mark.improvement("version")
+def test_modinfo_is_complete():
+    def field(name):
+        return proc.run("modinfo", "-F", name, "dm-thin-pool").out.strip().splitlines()
+
+    assert field("license") == ["GPL"]
+    for name in ("author", "description", "vermagic", "srcversion", "depends"):
+        assert field(name) != [""], name
+    assert set(field("alias")) == {"dm-thin", "dm-thin-pool"}
+    parameters = {line.split(":")[0]: line for line in field("parm")}
+    assert set(parameters) == set(os.listdir(PARAMETERS))
+    assert all(re.search(r":\S.* \(\w+\)$", line) for line in parameters.values())

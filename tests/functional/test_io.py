@@ -206,12 +206,12 @@ def test_concurrent_writers_on_shared_blocks(rig):
     pool.snapshot(thin, 1)
     snap = pool.activate(1)
     jobs = []
-    for n in range(0, 12):
+    for n in range(12):
         for device, seed in ((thin, 2), (snap, 3)):
             jobs.append(io.Job(io.fill, device.path, n * 256 * KIB, 128 * KIB, seed))
     for job in jobs:
         job.result()
-    for n in range(0, 12):
+    for n in range(12):
         for device, seed in ((thin, 2), (snap, 3)):
             device.verify(n * 256 * KIB, 128 * KIB, seed)
             device.verify(n * 256 * KIB + 128 * KIB, 128 * KIB, seed=1)

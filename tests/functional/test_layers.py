@@ -6,8 +6,7 @@ import time
 
 import pytest
 from lib import dm, io, metadata, proc, tree
-from lib.dm import Device, error_of
-from lib.thin import GIB, KIB, MIB
+from lib.thin import KIB, MIB
 
 
 def need_target(name):

@@ -6,7 +6,6 @@ from lib.dm import number
 from lib.lvm import PoolVolume, Volume, both_modules, group, lvm, modules  # noqa: F401
 from lib.thin import GIB, KIB, MIB
 
-
 # -- loading, activating -----------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ def _journal_lines(path):
     if not os.path.exists(path):
         return []
     with open(path, encoding="ascii") as file:
-        return [line for line in file.read().split("\n")[:-1]]
+        return file.read().split("\n")[:-1]
 
 
 def _content(writer, k):

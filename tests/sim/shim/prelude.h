@@ -8,6 +8,8 @@
 #endif
 #define __KERNEL_SHIM__ 1
 #define KBUILD_MODNAME "dm_thin_pool"
+/* What Kbuild finds in the headers of the newest kernels. */
+#define COMPAT_HAS_SHRINKER_ALLOC
 
 #define __user
 #define __iomem
