@@ -95,7 +95,7 @@ def test_nothing_promised_is_lost(rig, stock, what):
     thin = pool.thin(0, sectors=SLOTS * SLOT // SECTOR)
     slots = Slots(SLOTS, chance.random())
     failed = 0
-    for number in range(ROUNDS):
+    for _ in range(ROUNDS):
         devices = (meta, data) if what == "fail_make_request" else ()
         probability = chance.choice([1, 5, 20]) if devices else chance.choice([1, 3])
         with Injection(what, probability, devices):

@@ -5,7 +5,8 @@ from lib import io
 from lib.dm import DmError
 from lib.thin import KIB, MIB
 
-NUMBERS = ["-1", "4294967295", "4294967296", "9223372036854775808", "18446744073709551615", "18446744073709551616", "9" * 40, "0x80", "1e3", "+1"]
+NUMBERS = ["-1", "4294967295", "4294967296", "9223372036854775808", "18446744073709551615", "18446744073709551616",
+           "9" * 40, "0x80", "1e3", "+1"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -31,7 +32,8 @@ def test_numbers_of_a_pool(rig, number):
 def test_numbers_of_a_thin(rig, number):
     pool = rig.pool()
     pool.create_thin(0)
-    for text in ("create_thin {0}", "create_snap {0} 0", "create_snap 1 {0}", "delete {0}", "set_transaction_id {0} {0}", "set_transaction_id 0 {0}"):
+    for text in ("create_thin {0}", "create_snap {0} 0", "create_snap 1 {0}", "delete {0}", "set_transaction_id {0} {0}",
+                 "set_transaction_id 0 {0}"):
         try:
             pool.message(text.format(number))
         except DmError:
