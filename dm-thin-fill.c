@@ -38,7 +38,7 @@ struct part {
 
 /*
  * One copy: the sectors from @begin on of the block are read to @pages; the @nr
- * parts of them are written by @writes.  @pending is first for the read and who submits
+ * parts of them are written.  @pending is first for the read and who submits
  * it: the last of both sees to the writes, so that nothing is submitted from where
  * the read ends.  @status is the read's until it has ended, then any failed write's.
  */
@@ -50,7 +50,8 @@ struct thin_copy {
 	sector_t begin;
 	unsigned int nr;
 	struct bio read;
-	struct bio writes[2];
+	struct bio first_write;
+	struct bio second_write;
 	struct bio_vec vecs[3];
 	atomic_t pending;
 	blk_status_t status;
@@ -218,6 +219,12 @@ static void zero(struct thin_work *work, const struct part *parts, unsigned int 
 
 /* ---- copies ---- */
 
+/* No array: on some kernels a bio ends in one of any length. */
+static struct bio *write_of(struct thin_copy *copy, unsigned int part)
+{
+	return part ? &copy->second_write : &copy->first_write;
+}
+
 static int buffer_sectors(const struct thin_copy *copy)
 {
 	return (PAGE_SIZE << copy->order) >> SECTOR_SHIFT;
@@ -266,7 +273,7 @@ static void end_copy(struct thin_copy *copy)
 	atomic_sub(buffer_sectors(copy), &pool->fill_sectors);
 	bio_uninit(&copy->read);
 	while (copy->nr)
-		bio_uninit(&copy->writes[--copy->nr]);
+		bio_uninit(write_of(copy, --copy->nr));
 	keep_spare(pool, copy);
 	thin_provision_fill_done(work, failed);
 }
@@ -292,7 +299,7 @@ static void write_copy(struct work_struct *ws)
 	}
 	atomic_set(&copy->pending, nr);
 	for (i = 0; i < nr; i++)
-		submit_bio(&copy->writes[i]);
+		submit_bio(write_of(copy, i));
 }
 
 static void copy_read(struct bio *bio)
@@ -371,7 +378,7 @@ static bool copy(struct thin_work *work, struct block_device *bdev, sector_t sec
 		return false;
 	copy->nr = nr;
 	for (i = 0; i < nr; i++)
-		init_copy_bio(copy, &copy->writes[i], &copy->vecs[i], pool->data_bdev,
+		init_copy_bio(copy, write_of(copy, i), &copy->vecs[i], pool->data_bdev,
 			      new_sector(work, parts[i].from), &parts[i], REQ_OP_WRITE);
 	init_copy_bio(copy, &copy->read, &copy->vecs[2], bdev, sector + whole.from, &whole,
 		      REQ_OP_READ);

@@ -124,6 +124,9 @@ static int handle(struct pool *pool, const struct message *m, char **argv)
 {
 	int r = m->handle(pool, argv);
 
+	/* Nothing was changed, and a commit may give back what the open transaction holds. */
+	if (r == -ENOSPC && !pool_commit(pool) && pool_mode(pool) <= m->worst)
+		r = m->handle(pool, argv);
 	if (!r) {
 		r = pool_commit(pool);
 		pool_after_change(pool);
