@@ -85,6 +85,8 @@ sim_golden_image() {
 	"$PYTHON" "$sim_oracle" --xml "$img" >"$img.xml"
 	"$sim_bin" --image "$img" --lax --xml "$img.xml" --grow-data 120000 --fill --out "$img.grown"
 	sim_tools_agree "$img.grown"
+	# The small ones also with every field set to what it must not be.
+	[ "$(stat -c %s "$img")" -gt 4194304 ] || "$sim_plain" --hostile-file "$img"
 	rm -f "$img" "$img.xml" "$img.grown"
 }
 
@@ -115,7 +117,7 @@ sim_seeds() {
 	local from=$1 to=$2
 	printf 'histories-%d\t%s\n' "$from" "$sim_bin --seeds $from-$to --ops 500"
 	printf 'power-cuts-%d\t%s\n' "$from" \
-		"$sim_bin --seeds $from-$to --ops 250 --cuts 100 --tools 1 ${sim_oracle:+--oracle 1} --dir $sim_work"
+		"$sim_plain --seeds $from-$to --ops 250 --cuts 100 --tools 1 ${sim_oracle:+--oracle 1} --dir $sim_work"
 	printf 'failures-%d\t%s\n' "$from" "$sim_bin --seeds $from-$to --ops 400 --faults 20"
 	printf 'all-faults-%d\t%s\n' "$from" "$sim_plain --all-faults --seeds $from-$to --ops 200"
 	printf 'hostile-%d\t%s\n' "$from" "$sim_bin --hostile --seeds $from-$from"
