@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from improvements import IMPROVEMENTS  # noqa: E402
+from improvements import IMPROVEMENTS, SPARED  # noqa: E402
 from lib import dm, kmsg, metadata, proc  # noqa: E402
 from lib.rig import Rig, module_is_stock  # noqa: E402
 
@@ -24,6 +24,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "improvement(id): fails with the kernel's own module, for the reason in improvements.py")
+    config.addinivalue_line("markers", "spared(id): not run on the kernel's own module, for the reason in improvements.py")
     config.addinivalue_line("markers", "heavy: too much for an emulated machine, runs with --heavy only")
     config.addinivalue_line("markers", "udev: with udev at work; so are all that use the fixture group")
     config.addinivalue_line("markers", "deadline(seconds): a longer one than usual")
@@ -52,6 +53,9 @@ def pytest_collection_modifyitems(config, items):
             reason = IMPROVEMENTS[mark.args[0]]
             if expected_to_fail(item):
                 item.add_marker(pytest.mark.xfail(reason=f"{mark.args[0]}: {reason}", strict=True))
+        mark = item.get_closest_marker("spared")
+        if mark and module_is_stock():
+            item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]}: {SPARED[mark.args[0]]}"))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = chosen

@@ -4,6 +4,9 @@ A test marked improvement("ID") must fail with the kernel's own module (otherwis
 nothing) and pass with this one. The reasons stand here and nowhere else.
 
 UNPROVOKED has what the stock module is known to do wrong but did not do in the test that is named.
+SPARED has what would hang the stock module or leave it useless: tests marked spared("ID") are not run on it.
+
+Section 10 of docs/behaviour.md tells the same to administrators, by the same names.
 """
 
 IMPROVEMENTS = {
@@ -54,6 +57,10 @@ IMPROVEMENTS = {
     "B31": "the stock module takes it for a full data device when its metadata finds no block for the bitmap of data",
     "B33": "the stock module discards on the data device what the metadata on disk still maps for another thin; a "
     "crash before the next commit loses what that thin had flushed",
+    "alias": "the core asks for a module dm-thin when it meets a thin table; the stock module does not say that this "
+    "is its name, too",
+    "B24": "the stock module commits by time alone, so a transaction has no bounds in size, and with it what has to be "
+    "written at once when it ends",
     "tracepoints": "the stock module has none",
     "zeroes": "the stock module takes no request for zeroes: they are written, and take space; holes cannot be punched",
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
@@ -64,4 +71,11 @@ IMPROVEMENTS = {
 UNPROVOKED = {
     "B25": "the stock module may starve a discard of blocks that are always in use, but the writers of "
     "test_discards_end_under_a_load_of_writes leave it gaps enough",
+}
+
+SPARED = {
+    "origin-order": "suspending a pool, the stock module may suspend a thin before another one that has it as external "
+    "origin, and waits for ever for what this one reads",
+    "broken-stress": "when commits fail or the machine crashes under load the stock module leaks blocks, shows what was "
+    "rolled back, passes discards down too early and may end in Fail, all of which has tests of its own",
 }

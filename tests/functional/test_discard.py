@@ -68,6 +68,25 @@ def test_shared_blocks_are_not_passed_down(rig):
     wait_for(lambda: pool.data.used_bytes() == 0, "the data device gets the discard of the rest")
 
 
+def test_data_device_that_fails_discards(rig):
+    """The blocks are free all the same."""
+    pool = rig.pool(data=rig.switch(64 * MIB))
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 32, seed=1)
+    pool.status()
+    pool.data.spoil(0, 64 * MIB - 64 * KIB)
+    thin.discard_blocks(0, 16)
+    assert pool.status().used == 16
+    pool.cycle()
+    status = pool.status()
+    assert (status.used, status.mode) == (16, "rw")
+    pool.data.good()
+    thin.zero_blocks(0, 16)
+    thin.verify_blocks(16, 16, seed=1)
+    thin.fill_blocks(0, 16, seed=2)
+    thin.verify_blocks(0, 16, seed=2)
+
+
 def test_ignore_discard(rig):
     pool = rig.pool(features=["ignore_discard"])
     thin = pool.thin(0)

@@ -1,9 +1,12 @@
 """The commands that docs/behaviour.md shows, each run in the situation it is meant for."""
 
 import errno
+import glob
 import os
+import re
 
 import pytest
+from improvements import IMPROVEMENTS, SPARED, UNPROVOKED
 from lib import io, metadata, proc, tree
 from lib.dm import error_of, number
 from lib.docs import Page
@@ -26,6 +29,22 @@ def test_every_command_shown_is_run():
     assert set(blocks()) == PAGE.shown
 
 
+def test_improvements_are_those_that_are_tested():
+    """Each row names what it stands for as improvements.py does; one of the stress test's is many of them."""
+    table = PAGE.text.partition("## 10. ")[2]
+    rows = re.findall(r"^\| ([\w, -]+) \|", table, re.M)
+    named = {name for row in rows for name in row.split(", ")}
+    assert named == {*IMPROVEMENTS, *UNPROVOKED, *SPARED} - {"broken-stress"}
+    assert not set(IMPROVEMENTS) & {*UNPROVOKED, *SPARED}
+
+
+def test_every_improvement_has_a_test():
+    where = os.path.dirname(__file__)
+    text = "".join(open(path, encoding="utf-8").read() for path in glob.glob(f"{where}/test_*.py"))
+    marked = set(re.findall(r'mark\.(?:improvement|spared)\("([\w-]+)"\)', text))
+    assert marked == {*IMPROVEMENTS, *SPARED}
+
+
 # -- looking -------------------------------------------------------------------------------
 
 
@@ -39,14 +58,22 @@ def test_looking(rig):
     assert lines[1].split()[2] == "thin-pool" and lines[2] == "0 131072 thin 128 127"
 
 
-@shows(("6", 1))
+@shows(("6", 2))
 def test_waiting_for_an_event(rig):
     pool = rig.pool(size=2 * MIB, low_water=4)
     thin = pool.thin(0)
-    waiter = io.Job(proc_of_a_block, rig.directory, blocks()["6", 1], pool.name)
+    waiter = io.Job(proc_of_a_block, rig.directory, blocks()["6", 2], pool.name)
     assert not waiter.done(0.5)
     thin.fill_blocks(0, 30, seed=1)
     assert waiter.result().split()[0] == "0"
+
+
+@shows(("6", 1))
+def test_looking_with_lvm(group, rig):
+    pool, thin = group.create_both(size=4 * MIB, options=["--errorwhenfull", "y"])
+    assert io.error_of(thin.fill, 0, 5 * MIB, 1) == errno.ENOSPC
+    row = next(line.split() for line in run(rig, "6", 1, VG=group.name).splitlines() if line.split()[0] == "pool")
+    assert row[1][8] == "D" and row[2:4] == ["out_of_data", "100.00"]
 
 
 def proc_of_a_block(directory, text, name):
@@ -281,3 +308,40 @@ def test_failed_pool(rig):
     assert " rw " in said or " ro " in said
     pool.expect_needs_check = "needs_check" in said
     pool.activate(0).verify_blocks(0, 4, seed=1)
+
+
+# -- mistakes ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noted(rig):
+    """A pool whose table somebody has kept in pool.table, its thin at work."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    thin.flush()
+    with open(f"{rig.directory}/pool.table", "w", encoding="ascii") as file:
+        file.write(pool.table_line() + "\n")
+    return pool, thin
+
+
+@shows(("9.5", 1))
+def test_pool_removed_by_force(rig, noted):
+    pool, thin = noted
+    error_of(pool.remove, force=True, retry=False)
+    run(rig, "9.5", 1, **of(pool))
+    thin.verify_blocks(0, 4, seed=1)
+    thin.fill_blocks(4, 4, seed=1)
+    assert pool.status().used == 8
+
+
+@shows(("9.6", 1))
+def test_resume_that_is_refused(rig, noted):
+    pool, thin = noted
+    pool.load(pool.table(sectors=65536))
+    pool.suspend()
+    assert error_of(pool.resume) == errno.EINVAL
+    assert pool.suspended and pool.table_line().split()[1] == "65536"
+    run(rig, "9.6", 1, **of(pool))
+    thin.verify_blocks(0, 4, seed=1)
+    assert pool.status().total == 1024

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 from lib import io, proc
+from lib.dm import error_of
 from lib.proc import wait_for
 from lib.thin import MIB
 
@@ -99,11 +100,57 @@ def test_waiting_for_an_event(rig):
     waiter.communicate()
 
 
-def test_mode_is_in_the_kernel_log(rig, log):
-    pool = rig.pool(size=2 * MIB, features=["error_if_no_space"])
+def switched(log, pool, words):
+    """Whether the kernel's log tells of the mode, in the words that monitors look for."""
+    return log.has(rf"device-mapper: thin: {pool.number}: switching pool to {words} mode")
+
+
+def test_full_and_back_in_the_kernel_log(rig, log):
+    rig.parameter("no_space_timeout", 1)
+    pool = rig.pool(size=2 * MIB)
     thin = pool.thin(0, sectors=8192)
     assert io.error_of(thin.fill, 0, 4 * MIB, 1) == errno.ENOSPC
+    assert log.has(rf"device-mapper: thin: {pool.number}: reached low water mark for data device")
+    assert switched(log, pool, r"out-of-data-space \(queue IO\)")
+    assert switched(log, pool, r"out-of-data-space \(error IO\)")
     thin.discard_blocks(0, 8)
     pool.status()
-    assert log.has(r"device-mapper: thin: .*switching pool to out-of-data-space.*mode")
-    assert log.has(r"device-mapper: thin: .*switching pool to write mode")
+    assert switched(log, pool, "write")
+
+
+def test_read_only_and_failed_in_the_kernel_log(rig, log):
+    pool = rig.pool(meta=rig.switch())
+    thin = pool.thin(0)
+    pool.meta.fail_writes()
+    thin.fill_blocks(0, 1, seed=1)
+    pool.status()
+    wait_for(lambda: switched(log, pool, "read-only"), "the pool is read-only")
+    assert log.has(r"device-mapper: thin: .*metadata operation '\w+' failed: error = -5")
+    assert log.has(r"device-mapper: thin: .*aborting current metadata transaction")
+    pool.meta.good()
+    rig.stop_quietly(pool)
+
+    pool = rig.pool(meta=rig.switch())
+    pool.thin(0).fill_blocks(0, 1, seed=1)
+    pool.meta.fail_all()
+    pool.status()
+    pool.status()
+    assert switched(log, pool, "fail")
+    pool.meta.good()
+    rig.stop_quietly(pool)
+
+
+def test_growth_in_the_kernel_log(rig, log):
+    pool = rig.pool()
+    assert not log.has("growing the data device")  # not when it is used for the first time
+    pool.data.grow(262144)
+    pool.meta.grow(16384)
+    pool.change(sectors=262144)
+    assert log.has(rf"device-mapper: thin: {pool.number}: growing the data device from 1024 to 2048 blocks")
+    assert log.has(rf"device-mapper: thin: {pool.number}: growing the metadata device from 1024 to 2048 blocks")
+    pool.load(pool.table(sectors=131072))
+    pool.suspend()
+    error_of(pool.resume)
+    assert log.has(r"device-mapper: thin: .*too small")
+    pool.load(pool.table())
+    pool.resume()

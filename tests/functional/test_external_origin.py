@@ -212,10 +212,9 @@ def sweep(path, offset, length, times):
         io._do_read(path, offset, length)
 
 
-def test_older_thin_of_the_same_pool_as_origin(rig, stock):
+@pytest.mark.spared("origin-order")
+def test_older_thin_of_the_same_pool_as_origin(rig):
     """A pool's suspend must not stop the origin before those that read from it."""
-    if stock:
-        pytest.skip("the kernel's own module suspends the origin first, and hangs")
     pool = rig.pool()
     base = pool.thin(0, sectors=8192)
     base.fill(0, 4 * MIB, seed=5)
@@ -224,10 +223,9 @@ def test_older_thin_of_the_same_pool_as_origin(rig, stock):
     copy.remove()
 
 
-def test_chain_of_origins_in_one_pool(rig, stock):
+@pytest.mark.spared("origin-order")
+def test_chain_of_origins_in_one_pool(rig):
     """Whatever the order in which the tables were loaded."""
-    if stock:
-        pytest.skip("the kernel's own module suspends an origin first, and hangs")
     pool = rig.pool()
     base = pool.thin(0, sectors=8192)
     base.fill(0, 4 * MIB, seed=5)

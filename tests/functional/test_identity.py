@@ -7,6 +7,7 @@ import re
 import pytest
 from lib import proc
 from lib.dm import dmsetup, error_of, targets
+from lib.lvm import modules  # noqa: F401
 from lib.rig import PARAMETERS
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
@@ -35,6 +36,21 @@ def test_parameter_can_be_set(rig):
     rig.parameter("no_space_timeout", 7)
     with open(f"{PARAMETERS}/no_space_timeout", encoding="ascii") as file:
         assert file.read().strip() == "7"
+
+
+def test_pool_table_loads_the_module(modules, rig):
+    modules.use("none")
+    rig.pool()
+    assert modules.now() == modules.start
+
+
+@pytest.mark.improvement("alias")
+def test_thin_table_loads_the_module(modules, rig):
+    modules.use("none")
+    device = rig.device()
+    device.create_empty()
+    assert error_of(device.load, f"0 8 thin {rig.disk(1 << 20)} 0") == errno.EINVAL
+    assert modules.now() == modules.start
 
 
 def test_module_cannot_go_while_a_pool_lives(rig):

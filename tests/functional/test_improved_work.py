@@ -99,6 +99,35 @@ def test_status_writes_nothing_when_nothing_changed(rig):
     assert dm.writes_done(pool.meta) == before
 
 
+@pytest.mark.improvement("B24")
+@pytest.mark.heavy
+def test_transactions_are_bounded_in_size(rig):
+    """A burst of first writes, each in a leaf of its own; the superblock is on a disk of its own, to count commits."""
+    leaves = 8000
+    head, rest = rig.disk(4 * KIB), rig.disk(160 * MIB)
+    meta = rig.device(f"0 8 linear {head} 0\n8 {rest.sectors} linear {rest} 0")
+    # 251 of the 252 blocks that a leaf can have are mapped.
+    runs = "".join(
+        f'<range_mapping origin_begin="{n * 252}" data_begin="{n * 251}" length="251" time="0"/>\n' for n in range(leaves)
+    )
+    blocks = 252 * leaves
+    metadata.restore(
+        meta,
+        f'<superblock uuid="" time="0" transaction="0" data_block_size="128" nr_data_blocks="{blocks}">\n'
+        f'<device dev_id="0" mapped_blocks="{251 * leaves}" transaction="0" creation_time="0" snap_time="0">\n'
+        f"{runs}</device>\n</superblock>\n",
+    )
+    pool = rig.pool(size=blocks * 65536, meta=meta, features=["skip_block_zeroing"])
+    thin = pool.activate(0)
+    pool.status()
+    before = dm.writes_done(head), dm.sectors_written(rest)
+    io.scatter(thin.path, [(n * 252 + 251) * pool.block for n in range(leaves)])
+    pool.status()
+    commits, written = dm.writes_done(head) - before[0], (dm.sectors_written(rest) - before[1]) // 8
+    assert pool.status().used == blocks
+    assert leaves < written < (4096 + 512) * commits
+
+
 # -- origins -----------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from lib import io, metadata, proc, tree
+from lib import dm, io, metadata, proc, tree
 from lib.proc import wait_for
 from lib.thin import KIB, MIB
 
@@ -19,6 +19,30 @@ def test_holes_read_zero_and_allocate_nothing(rig, bs):
     thin.verify_zero(0, 4 * MIB)
     assert thin.status().text == "0 -"
     assert pool.status().used == 0
+
+
+def test_holes_are_read_without_the_disk(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 1, seed=1)
+    before = dm.reads_done(pool.data)
+    thin.zero_blocks(1, 100)
+    assert dm.reads_done(pool.data) == before
+
+
+def test_whole_blocks_are_written_once(rig):
+    """Neither zeroed nor copied, new or shared."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    before = dm.sectors_written(pool.data)
+    thin.fill_blocks(0, 8, seed=1)
+    assert dm.sectors_written(pool.data) == before + 8 * 128
+    pool.snapshot(thin, 1)
+    reads, before = dm.reads_done(pool.data), dm.sectors_written(pool.data)
+    thin.fill_blocks(0, 8, seed=2)
+    assert dm.sectors_written(pool.data) == before + 8 * 128
+    assert dm.reads_done(pool.data) == reads
+    pool.activate(1).verify_blocks(0, 8, seed=1)
 
 
 @pytest.mark.parametrize("bs", BLOCK_SIZES)
@@ -280,6 +304,22 @@ def test_queue_limits(rig):
     with open(f"{thin.queue}/write_cache", encoding="ascii") as file:
         assert file.read().strip() == "write back"
     assert thin.attribute("fua") == 1
+
+
+def test_throttled_copies(rig):
+    """snapshot_copy_throttle is about their pace alone."""
+    rig.parameter("snapshot_copy_throttle", 10)
+    pool = rig.pool(bs=2048)
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 8, seed=1)
+    pool.snapshot(thin, 1)
+    for block in range(8):
+        thin.fill(block * pool.block + 4 * KIB, 4 * KIB, seed=2)
+    for block in range(8):
+        thin.verify(block * pool.block, 4 * KIB, seed=1)
+        thin.verify(block * pool.block + 4 * KIB, 4 * KIB, seed=2)
+        thin.verify(block * pool.block + 8 * KIB, MIB - 8 * KIB, seed=1)
+    pool.activate(1).verify_blocks(0, 8, seed=1)
 
 
 @pytest.mark.parametrize("fs", ["ext4", "xfs"])

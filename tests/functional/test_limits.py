@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 
 import pytest
+from lib import proc
 from lib.dm import number
 from lib.thin import GIB, KIB, MIB
 
@@ -121,3 +123,18 @@ def test_limits_are_those_of_the_moment_of_loading(rig):
     thin.fill_blocks(0, 4, seed=1)
     thin.discard_blocks(0, 2)
     assert pool.status().used == 2
+
+
+@pytest.mark.parametrize("bs", [128, 2048])
+def test_file_systems_align_themselves(rig, bs):
+    """mkfs takes the block for the stripe of an array."""
+    pool = pool_of(rig, bs)
+    thin = pool.thin(0)
+    proc.run("mkfs.ext4", "-q", "-F", thin)
+    said = proc.run("dumpe2fs", "-h", thin).out
+    wide = re.search(r"RAID stripe width: +(\d+)", said)
+    assert wide and int(wide.group(1)) * 4 * KIB == pool.block
+    said = proc.run("mkfs.xfs", "-f", thin).out
+    unit, width = (int(n) * 4 * KIB for n in re.search(r"sunit=(\d+) +swidth=(\d+)", said).groups())
+    smallest = thin.attribute("minimum_io_size")
+    assert (unit, width) == ((smallest, pool.block) if smallest < pool.block else (pool.block, pool.block))

@@ -307,6 +307,40 @@ def test_zeroing(group, zero):
     assert (rest.count(0) == len(rest)) == (zero == "y")
 
 
+# -- whole pools -------------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_plain_volumes_made_into_a_pool(group):
+    for name, size in (("pool", 32 * MIB), ("meta", 2 * MIB)):
+        group.lvm("lvcreate", "--yes", "-L", f"{size}b", "-n", name, group.name)
+    group.lvm(
+        "lvconvert", "--yes", "--type", "thin-pool", "--poolmetadataspare", "n", "-c", "128k",
+        "--poolmetadata", f"{group.name}/meta", f"{group.name}/pool",
+    )  # fmt: skip
+    pool, thin = PoolVolume(group, "pool"), group.create_thin("thin", 16 * MIB)
+    assert pool.target.table_line().split()[5] == "256"
+    thin.fill(0, MIB, seed=1)
+    thin.verify(0, MIB, seed=1)
+    assert pool.status().used == 8
+
+
+def test_everything_is_removed(group, rig):
+    """The pool with what is in it, then the group; its disk can be used for something else."""
+    pool, thin = group.create_both()
+    thin.fill(0, MIB, seed=1)
+    group.snapshot(thin, "snap")
+    with open(thin.path, "rb"):
+        assert "in use" in group.refused("lvremove", "-y", thin.full_name)
+    group.lvm("lvremove", "-y", pool.full_name)
+    assert not group.devices()
+    assert not group.lvm("lvs", "--noheadings", group.name).strip()
+    group.lvm("vgremove", group.name)
+    other = rig.pool(size=64 * MIB, data=group.disks[0])
+    other.thin(0).fill_blocks(0, 4, seed=2)
+    rig.stop(other)
+
+
 # -- moving ------------------------------------------------------------------------------
 
 

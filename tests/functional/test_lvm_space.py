@@ -4,7 +4,7 @@ import errno
 import struct
 
 import pytest
-from lib import io, metadata
+from lib import io, metadata, proc
 from lib.dm import error_of
 from lib.lvm import EventDaemon, Offline, group, lvm  # noqa: F401
 from lib.proc import wait_for
@@ -160,6 +160,37 @@ def test_superblock_that_fails(group):
 
 
 @pytest.mark.heavy
+def test_pool_that_needs_a_check(group):
+    """A commit failed. LVM refuses changes; offline its check clears the mark."""
+    pool, thin = group.create_both()
+    thin.fill(0, MIB, seed=1)
+    thin.flush()
+    good = pool.tmeta.table_line()
+    _, length, _, below, start = good.split()
+    for table in (f"0 {length} flakey {below} {start} 0 3600 1 error_writes", good):
+        pool.tmeta.load(table)
+        pool.tmeta.suspend(noflush=True)
+        pool.tmeta.resume()
+        if table != good:
+            error_of(pool.target.message, "create_thin 500")
+            pool.status()
+    status = pool.status()
+    assert (status.mode, status.needs_check) == ("ro", True)
+    assert (pool.health, pool.state) == ("M", "c")
+    pool.target.suspend()
+    assert pool.state == "C"
+    pool.target.resume()
+    group.refused("lvcreate", "--yes", "-s", "-n", "snap", thin.full_name)
+    thin.verify(0, MIB, seed=1)
+    group.lvm("vgchange", "-an", group.name, check=False)
+    group.lvm("vgchange", "--config", 'global/thin_check_options = ["-q", "--clear-needs-check-flag"]', "-ay", group.name)
+    assert (pool.health, pool.state) == ("-", "a")
+    thin.verify(0, MIB, seed=1)
+    thin.fill(MIB, MIB, seed=1)
+    group.snapshot(thin, "snap").verify(0, 2 * MIB, seed=1)
+
+
+@pytest.mark.heavy
 def test_repair(group):
     """Of metadata that is not damaged: the volume afterwards is what it was."""
     pool, thin = group.create_both()
@@ -193,6 +224,31 @@ def test_repair_of_damaged_metadata(group, rig):
     assert pool.status().used == 32
     thin.fill(4 * MIB, MIB, seed=1)
     thin.verify(4 * MIB, MIB, seed=1)
+
+
+@pytest.mark.heavy
+def test_metadata_taken_out_and_put_back(group):
+    """lvconvert exchanges a pool's metadata with a plain volume's content, for repairs by hand."""
+    pool, thin = group.create_both()
+    thin.fill(0, 2 * MIB, seed=1)
+    group.deactivate()
+    for name in ("swap", "repaired"):
+        group.lvm("lvcreate", "--yes", "-L", f"{4 * MIB}b", "-n", name, group.name)
+    group.lvm("lvchange", "-an", f"{group.name}/swap")
+    group.lvm("lvconvert", "--yes", "--thinpool", pool.full_name, "--poolmetadata", f"{group.name}/swap")
+    group.lvm("lvchange", "-ay", f"{group.name}/swap")
+    taken, repaired = (f"/dev/mapper/{group.name}-{name}" for name in ("swap", "repaired"))
+    metadata.check(taken)
+    proc.run(metadata.tool("thin_repair", "1"), "-i", taken, "-o", repaired)
+    for name in ("swap", "repaired"):
+        group.lvm("lvchange", "-an", f"{group.name}/{name}")
+    group.lvm("lvconvert", "--yes", "--thinpool", pool.full_name, "--poolmetadata", f"{group.name}/repaired")
+    group.activate()
+    thin.verify(0, 2 * MIB, seed=1)
+    status = pool.status()
+    assert (status.mode, status.used, status.meta_total) == ("rw", 32, 1024)
+    thin.fill(2 * MIB, MIB, seed=1)
+    thin.verify(0, 3 * MIB, seed=1)
 
 
 # -- dmeventd ------------------------------------------------------------------------------

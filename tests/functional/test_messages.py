@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from lib import metadata, proc
+from lib import io, metadata, proc
 from lib.dm import error_of
 from lib.thin import MIB
 
@@ -86,6 +86,43 @@ def test_suspended_pool_takes_messages_and_commits(rig, pool):
     assert error_of(pool.create_thin, 4) == errno.EEXIST
 
 
+ALL = ["create_thin 5", "create_snap 6 0", "set_transaction_id 0 1", "reserve_metadata_snap", "release_metadata_snap", "delete 5"]
+
+
+@pytest.mark.parametrize("features", [[], ["error_if_no_space"]], ids=["queue", "error"])
+def test_full_pool_takes_every_message(rig, features):
+    rig.parameter("no_space_timeout", 0)
+    pool = rig.pool(size=MIB, features=features)
+    thin = pool.thin(0, sectors=4096)
+    job = io.Job(io.fill, thin.path, 0, 17 * pool.block, 1)
+    proc.wait_for(lambda: pool.status(noflush=True).mode == "out_of_data_space", "the pool is full")
+    for text in ALL:
+        assert error_of(pool.message, text) is None, text
+    status = pool.status()
+    assert (status.mode, status.transaction_id, status.held) == ("out_of_data_space", 1, "-")
+    assert error_of(pool.delete, 5) == errno.ENODATA
+    pool.data.grow(4096)
+    pool.change(sectors=4096)
+    job.errno()
+
+
+@pytest.mark.parametrize("flagged", [False, True], ids=["read_only", "needs_check"])
+def test_read_only_pool_takes_none(rig, pool, flagged):
+    """Whatever it says: that is not even looked at."""
+    pool.create_thin(0)
+    if flagged:
+        pool.remove()
+        metadata.patch_superblock(pool.meta, {4: b"\1"})
+        pool.start()
+        pool.expect_needs_check = True
+    else:
+        pool.change(features=["read_only"])
+    before = io.read(pool.meta.path, 0, 4 * MIB)
+    for text in [*ALL, "create_thin 0", "no_such_message", "create_thin"]:
+        assert error_of(pool.message, text) == errno.EOPNOTSUPP, text
+    assert io.read(pool.meta.path, 0, 4 * MIB) == before
+
+
 def test_errnos_of_ids(pool):
     pool.create_thin(0)
     pool.create_thin(1)
@@ -160,6 +197,8 @@ def test_metadata_snapshot_can_be_read_on_a_live_pool(rig, pool):
     thin.fill_blocks(0, 1, seed=2)
     found = metadata.mappings(pool.meta, "-m")
     assert set(found[0]) == {0, 1, 2}
+    # A superblock of its own, without the space maps.
+    assert 'nr_data_blocks="0"' in metadata.dump(pool.meta, "-m")
     first = found[0][0]
     assert proc.run(metadata.tool("thin_dump", "0.9"), "-m", pool.meta).status == 0
     pool.message("release_metadata_snap")

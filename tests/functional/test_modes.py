@@ -1,9 +1,10 @@
 """Modes of a pool, and every way from one to another that user space can bring about."""
 
 import errno
+import signal
 
 import pytest
-from lib import io, metadata
+from lib import io, metadata, proc
 from lib.dm import error_of
 from lib.proc import wait_for
 from lib.thin import KIB, MIB
@@ -130,10 +131,12 @@ def test_noflush_suspend_of_a_thin_with_held_writes(rig):
 def test_reload_with_error_policy_fails_held_writes(rig):
     pool, thin = full_pool(rig)
     job = hold_a_write(pool, thin)
+    before = pool.events
     pool.change(features=["error_if_no_space"])
     assert job.errno() == errno.ENOSPC
     wait_for(lambda: mode(pool) == "out_of_data_space", "the pool is out of data space again")
     assert pool.status(noflush=True).no_space == "error_if_no_space"
+    assert pool.events == before + 3  # write mode, low water, out of space
 
 
 def test_timeout_value_zero_holds(rig):
@@ -143,6 +146,102 @@ def test_timeout_value_zero_holds(rig):
     assert pool.status(noflush=True).no_space == "queue_if_no_space"
     pool.change(features=["error_if_no_space"])
     assert job.errno() == errno.ENOSPC
+
+
+def test_new_timeout_leaves_a_wait_alone(rig):
+    """It is looked at when the pool runs full, and when it is resumed full."""
+    pool, thin = full_pool(rig, timeout=0)
+    job = hold_a_write(pool, thin)
+    rig.parameter("no_space_timeout", 1)
+    assert not job.done(3)
+    rig.parameter("no_space_timeout", 2)
+    pool.cycle()
+    rig.parameter("no_space_timeout", 0)
+    assert job.errno() == errno.ENOSPC
+    assert pool.status(noflush=True).no_space == "error_if_no_space"
+
+
+def test_each_resume_begins_the_wait_anew(rig):
+    pool, thin = full_pool(rig, timeout=1)
+    for _ in range(3):
+        assert io.Job(io.fill, thin.path, 32 * pool.block, pool.block, 2).errno() == errno.ENOSPC
+        assert pool.status(noflush=True).no_space == "error_if_no_space"
+        pool.cycle()
+        assert pool.status(noflush=True).no_space == "queue_if_no_space"
+
+
+def nothing(pool, thin):
+    pass
+
+
+def flush(pool, thin):
+    thin.flush()
+
+
+def message(pool, thin):
+    pool.create_thin(9)
+
+
+def status(pool, thin):
+    pool.status()
+
+
+@pytest.mark.parametrize("commit", [nothing, flush, message, status])
+def test_every_commit_finds_the_space_that_was_freed(rig, commit):
+    """The last one is the pool's own, within a second."""
+    pool, thin = full_pool(rig, ["no_discard_passdown"])
+    job = hold_a_write(pool, thin)
+    thin.discard_blocks(0, 4)
+    commit(pool, thin)
+    job.result()
+    wait_for(lambda: mode(pool) == "rw", "the pool is in write mode")
+    thin.verify_blocks(32, 1, seed=2)
+
+
+def test_flushing_suspend_waits_for_held_writes(rig):
+    pool, thin = full_pool(rig)
+    thin.discard_blocks(0, 4)
+    pool.status()
+    spare = pool.thin(1)
+    spare.fill_blocks(0, 4, seed=1)
+    job = hold_a_write(pool, thin)
+
+    def suspending():
+        child = proc.start("dmsetup", "suspend", thin.name)
+        with pytest.raises(proc.subprocess.TimeoutExpired):
+            child.wait(1)
+        return child
+
+    # A signal ends the wait, and nothing has changed.
+    child = suspending()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=proc.DEADLINE)
+    assert child.returncode and not thin.suspended and not job.done()
+    thin.verify_blocks(4, 28, seed=1)
+
+    # Space does, too; but not growth, since the pool cannot be suspended meanwhile.
+    child = suspending()
+    spare.discard_blocks(0, 4)
+    pool.status()
+    job.result()
+    child.communicate(timeout=proc.DEADLINE)
+    assert child.returncode == 0 and thin.suspended
+    thin.resume()
+    thin.verify_blocks(32, 1, seed=2)
+
+
+def test_held_writes_when_the_pool_gets_worse(rig):
+    """What waited for space fails for want of space, whatever ended the wait."""
+    pool, thin = full_pool(rig, meta=rig.switch())
+    job = hold_a_write(pool, thin)
+    pool.meta.fail_writes()
+    error_of(pool.create_thin, 9)
+    assert job.errno() == errno.ENOSPC
+    assert io.error_of(thin.fill_blocks, 33, 1, 2) == errno.EIO
+    assert pool.status().mode == "ro"
+    pool.meta.good()
+    rig.stop_quietly(pool)
+    metadata.check(pool.meta)
 
 
 def test_write_after_the_timeout_fails_at_once(rig):
@@ -224,6 +323,19 @@ def test_growing_the_metadata_brings_it_back(rig):
     pool.create_thin(1000)
 
 
+def test_reload_brings_it_back_only_to_be_full_again(rig):
+    pool, thin = exhaust_metadata(rig)
+    before = pool.events
+    pool.reload(pool.table())
+    wait_for(lambda: pool.events > before, "the pool is in write mode")
+    for thin_id in range(1000, 1020):
+        if error_of(pool.create_thin, thin_id):
+            break
+    status = pool.status()
+    assert (status.mode, status.needs_check) == ("ro", False)
+    thin.verify_blocks(7, 2, seed=1)
+
+
 @pytest.mark.improvement("B16")
 def test_deleting_thins_brings_it_back(rig):
     pool, thin = exhaust_metadata(rig)
@@ -286,8 +398,63 @@ def test_fsync_after_a_lost_commit(rig):
     assert io.error_of(thin.flush) == errno.EIO
     thin.verify_blocks(0, 8, seed=1)
     assert io.error_of(thin.fill, 0, 4 * KIB, 2, fua=True) == errno.EIO
+    # Closing the thin does not make it forget; taking the pool down does.
+    thin.remove()
+    thin = pool.activate(0)
+    assert io.error_of(thin.flush) == errno.EIO
+    rig.restart(pool)
+    pool.activate(0).flush()
     rig.stop_quietly(pool)
     metadata.check(pool.meta)
+
+
+def test_mapping_that_cannot_be_read(rig):
+    """Only who asked for it hears of that."""
+    pool = rig.pool(meta=rig.switch())
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    rig.restart(pool)
+    thin = pool.activate(0)
+    pool.meta.fail_all()
+    assert io.error_of(thin.read, 0, 4096) == errno.EIO
+    assert io.error_of(thin.read, MIB, 4096) == errno.EIO
+    assert mode(pool) == "rw"
+    pool.meta.good()
+    thin.verify_blocks(0, 4, seed=1)
+    thin.zero_blocks(4, 16)
+    thin.fill_blocks(4, 4, seed=1)
+    assert pool.status().mode == "rw"
+
+
+@pytest.mark.parametrize("grown", ["data", "metadata"])
+def test_growth_that_cannot_be_recorded(rig, grown):
+    """Whatever the resume says: the pool has its old size, and grows when the device is mended and checked."""
+    pool = rig.pool(meta=rig.switch())
+    pool.thin(0).fill_blocks(0, 4, seed=1)
+    pool.status()
+    if grown == "data":
+        pool.data.grow(262144)
+        pool.sectors = 262144
+        pool.load(pool.table())
+    else:
+        pool.meta.lower.grow(32768)
+        pool.meta.sectors = 32768
+    pool.meta.fail_writes()
+    pool.suspend()
+    error_of(pool.resume)
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.total, status.meta_total) == ("ro", True, 1024, 1024)
+    pool.meta.good()
+    for thin in list(rig.thins):
+        thin.verify_blocks(0, 4, seed=1)
+        thin.remove()
+    pool.remove()
+    metadata.clear_needs_check(pool.meta)
+    pool.start()
+    status = pool.status()
+    assert status.mode == "rw"
+    assert (status.total, status.meta_total) == ((2048, 1024) if grown == "data" else (1024, 4096))
+    pool.activate(0).verify_blocks(0, 4, seed=1)
 
 
 def test_commit_that_the_data_device_cannot_flush(rig):

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from lib import io, metadata
-from lib.dm import NO_SUCH_DEVICE, error_of, number
+from lib.dm import NO_SUCH_DEVICE, dmsetup, error_of, number
 from lib.thin import GIB, KIB, MIB
 
 EINVAL = errno.EINVAL
@@ -146,6 +146,7 @@ def test_must_be_alone_and_start_at_zero(rig, disks):
     assert refused(rig, f"8 131064 {pool}") == EINVAL
     assert refused(rig, f"0 65536 {pool}\n65536 8 zero") == EINVAL
     assert refused(rig, f"0 8 zero\n8 65536 {pool}") == EINVAL
+    assert refused(rig, f"0 0 {pool}") == EINVAL
 
 
 def test_readonly_table_is_refused(rig, disks):
@@ -156,6 +157,30 @@ def test_readonly_table_is_refused(rig, disks):
 def test_data_device_too_small(rig, disks):
     meta, data = disks
     assert refused(rig, f"0 131080 thin-pool {meta} {data} 128 0") == EINVAL
+
+
+def test_length_must_fit_the_logical_blocks(rig, disks):
+    data = rig.disk(64 * MIB, sector_size=4096)
+    assert refused(rig, f"0 131068 thin-pool {disks[0]} {data} 128 0") == EINVAL
+    assert refused(rig, f"0 131064 thin-pool {disks[0]} {data} 128 0") is None
+
+
+def test_first_failure_wins(rig, disks):
+    """Seen from outside where the errnos of two mistakes differ."""
+    meta, data = disks
+    pool = rig.pool()
+    missing = "/dev/no-such-disk"
+    cases = [
+        (f"{missing} {data} 128 0 1 no_such_feature", (EINVAL,)),
+        (f"{missing} {missing} 128 0", (EINVAL,)),
+        (f"{missing} {data} 100 0", NO_SUCH_DEVICE),
+        (f"{meta} {missing} 128 x", NO_SUCH_DEVICE),
+        (f"{pool.meta} {data} 100 0", (EINVAL,)),
+        (f"{pool.meta} {data} 128 x", (EINVAL,)),
+        (f"{pool.meta} {rig.disk(MIB)} 128 0", (errno.EBUSY,)),  # and it is too small
+    ]
+    for arguments, expected in cases:
+        assert refused(rig, f"0 131072 thin-pool {arguments}") in expected, arguments
 
 
 def test_length_is_rounded_down_to_blocks(rig):
@@ -230,6 +255,8 @@ def test_a_loaded_table_changes_nothing_before_resume(rig):
     assert pool.table_text() == f"{devices} 128 0 0 "
     assert pool.table_text(inactive=True) == f"{devices} 128 77 1 error_if_no_space "
     assert pool.status().no_space == "queue_if_no_space"
+    live = dmsetup("status", "--inactive", pool.name)
+    assert live.rstrip("\n") == pool.status_line()
     pool.cycle()
     assert pool.table_text() == f"{devices} 128 77 1 error_if_no_space "
     assert pool.status().no_space == "error_if_no_space"
@@ -323,6 +350,28 @@ def test_metadata_too_small_to_format(rig, disks, blocks):
     meta = rig.disk(blocks * 4 * KIB)
     expected = (EINVAL,) if blocks < 3 else (EINVAL, errno.ENOSPC)
     assert refused(rig, f"0 131072 thin-pool {meta} {disks[1]} 128 0") in expected
+
+
+@pytest.mark.parametrize("blocks", [8, 9, 10, 11])
+def test_metadata_too_small_to_use(rig, blocks):
+    """Refused when it is to be activated, or without space for anything at once; never taken for a usable pool."""
+    pool = rig.pool(size=8 * MIB, meta=blocks * 4 * KIB, start=False)
+    pool.create_empty()
+    assert error_of(pool.load, pool.table()) is None
+    found = error_of(pool.resume)
+    if found is None:
+        error_of(pool.create_thin, 0)
+        assert pool.status().mode == "ro"
+    else:
+        assert found == errno.ENOSPC
+    pool.checked = False
+
+
+@pytest.mark.parametrize("blocks", [12, 13])
+def test_metadata_just_large_enough(rig, blocks):
+    pool = rig.pool(size=8 * MIB, meta=blocks * 4 * KIB)
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.meta_total) == ("rw", False, blocks)
 
 
 def test_smallest_usable_metadata(rig):

@@ -5,7 +5,9 @@ import errno
 import pytest
 from lib import io
 from lib.dm import dmsetup, error_of
+from lib.proc import wait_for
 from lib.thin import MIB
+from test_modes import break_metadata, exhaust_metadata
 
 pytestmark = pytest.mark.improvement("stats")
 
@@ -55,13 +57,33 @@ def test_each_road_is_counted(rig):
 
 def test_in_every_mode(rig):
     rig.parameter("no_space_timeout", 0)
-    pool = rig.pool(size=MIB, features=["error_if_no_space"])
+    pool = rig.pool(size=MIB)
     thin = pool.thin(0, sectors=4096)
-    assert io.error_of(thin.fill_blocks, 0, 17, 1) == errno.ENOSPC
+    assert stats(pool)["pool"]["mode"] == "rw"
+    job = io.Job(io.fill, thin.path, 0, 17 * pool.block, 1)
+    wait_for(lambda: pool.status(noflush=True).mode == "out_of_data_space", "the pool is full")
+    assert stats(pool)["pool"]["mode"] == "out_of_data_space"
+    pool.suspend()
+    assert stats(pool)["pool"]["mode"] == "out_of_data_space"
+    pool.resume()
+    pool.change(features=["error_if_no_space"])
+    assert job.errno() == errno.ENOSPC
     assert stats(pool)["pool"]["mode"] == "out_of_data_space"
     pool.change(features=["read_only"])
     assert stats(pool)["pool"]["mode"] == "read_only"
     assert error_of(pool.create_thin, 5) == errno.EOPNOTSUPP
+
+
+def test_out_of_metadata_space(rig):
+    pool, _ = exhaust_metadata(rig)
+    assert stats(pool)["pool"]["mode"] == "out_of_metadata_space"
+
+
+def test_of_a_pool_that_needs_a_check(rig):
+    pool, thin = break_metadata(rig)
+    now = stats(pool)
+    assert now["pool"]["mode"] == "read_only" and now[0]["first_writes"] >= 8
+    rig.stop_quietly(pool)
 
 
 def test_of_a_failed_pool(rig):

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 from lib import io, metadata
-from lib.dm import error_of, number
+from lib.dm import dmsetup, error_of, number
 from lib.proc import wait_for
 from lib.thin import MIB
 
@@ -133,6 +133,46 @@ def test_passdown_is_dropped_where_the_disk_cannot(rig):
     thin.discard_blocks(0, 4)
     assert thin.status().text == "0 -"
     thin.zero_blocks(0, 4)
+
+
+def test_passdown_is_dropped_where_the_disk_takes_too_little(rig):
+    """Looked at whenever a table comes into force; the table keeps what was asked for."""
+    pool = rig.pool(start=False)
+    limit = f"/sys/dev/block/{number(pool.data.path)}/queue/discard_max_bytes"
+
+    def allow(size):
+        with open(limit, "w", encoding="ascii") as file:
+            file.write(str(size))
+
+    allow(32 * 1024)
+    pool.start()
+    assert pool.status().discard == "no_discard_passdown"
+    assert pool.table_text().endswith(" 128 0 0 ")
+    allow(1 << 30)
+    pool.reload(pool.table())
+    assert pool.status().discard == "discard_passdown"
+
+
+def test_thin_status_does_not_commit(rig):
+    pool = rig.pool()
+    thin = pool.thin(0)
+
+    def quiet_round(block):
+        thin.fill_blocks(block, 1, seed=1)
+        before = metadata.Superblock(pool.meta).raw
+        shown = thin.status().mapped
+        return shown == (block + 1) * 128 and metadata.Superblock(pool.meta).raw == before
+
+    # The pool also commits by itself now and then.
+    assert any(quiet_round(block) for block in range(100))
+
+
+def test_no_measurements(rig):
+    """The kernel's integrity measurement gets an empty word of both targets."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    for device, kind in ((pool, "thin-pool"), (thin, "thin")):
+        assert dmsetup("measure", device.name).split() == ["0", str(device.sectors), kind]
 
 
 def test_thin_status_counts_blocks(rig):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 
 import pytest
 from lib import io, metadata, proc
@@ -146,6 +147,40 @@ def test_thin_suspended_while_its_pool_is(rig):
     assert thin.suspended
     thin.resume()
     thin.fill_blocks(0, 1, seed=1)
+
+
+def test_interrupted_suspend_of_a_pool(rig):
+    """What makes it wait is I/O on the pool's own device; its thins rest by then, and must work on."""
+    pool = rig.pool(data=rig.switch(64 * MIB))
+    thin, other = pool.thin(0), pool.thin(1)
+    thin.fill_blocks(0, 4, seed=1)
+    other.suspend()
+    pool.status()
+    pool.data.hold(reads=True)
+    reader = io.Job(io.read, pool.path, 0, 4096)
+    wait_for(lambda: pool.data.held()[0], "a read is at the data device")
+    suspend = proc.start("dmsetup", "suspend", pool.name)
+
+    def blocked():
+        probe = io.Job(io.read, thin.path, MIB, 4096)  # of a hole
+        if not probe.done(0.5):
+            return probe
+        probe.result()
+
+    waiting = wait_for(blocked, "the thin takes no I/O any more")
+    suspend.send_signal(signal.SIGINT)
+    suspend.communicate(timeout=proc.DEADLINE)
+    assert suspend.returncode and not pool.suspended
+    assert waiting.result() == bytes(4096)
+    assert other.suspended and not reader.done()
+    pool.data.good()
+    reader.result()
+    other.resume()
+    thin.verify_blocks(0, 4, seed=1)
+    for device in (thin, other):
+        device.fill_blocks(4, 4, seed=1)
+    pool.cycle()
+    pool.activate(0).verify_blocks(0, 8, seed=1)
 
 
 def test_suspended_twice_resumed_twice(rig):

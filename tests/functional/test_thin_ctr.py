@@ -79,6 +79,16 @@ def test_pool_suspended(rig, pool):
     assert refused(rig, f"0 8192 thin {pool} 0") is None
 
 
+def test_pool_not_yet_resumed(rig):
+    pool = rig.pool(start=False)
+    pool.create_empty()
+    pool.load(pool.table())
+    assert refused(rig, f"0 8192 thin {pool} 0") in (EINVAL, *NO_SUCH_DEVICE, errno.ENXIO)
+    pool.resume()
+    pool.create_thin(0)
+    assert refused(rig, f"0 8192 thin {pool} 0") is None
+
+
 def test_failed_pool(rig):
     meta = rig.switch()
     pool = rig.pool(meta=meta)

@@ -165,6 +165,10 @@ def writes_done(path):
     return _ended(path, 4)
 
 
+def sectors_written(path):
+    return _ended(path, 6)
+
+
 def after_table_kind(line, kind):
     """The part of a status or table line behind '0 LEN kind ', blanks at its end kept."""
     found = re.match(rf"\d+ \d+ {re.escape(kind)}(?: (.*))?$", line, re.S)
