@@ -238,7 +238,7 @@ void thin_provision_bio_done(struct bio *bio, blk_status_t status)
 
 	tb->work = NULL;
 	tb->status = status;
-	/* One that would not wait comes again, but a place that nothing else fills is not written. */
+	/* One that would not wait comes again, but nothing else fills its place. */
 	if (unlikely(status) && (status != BLK_STS_AGAIN || work->filled))
 		WRITE_ONCE(work->failed, true);
 	llist_add(&tb->ended, &work->ended);
@@ -639,15 +639,17 @@ void thin_provision_finish(struct thin_vol *vol, bool may_commit)
 
 	WRITE_ONCE(vol->to_finish, true);
 	do {
-		/* Whoever set it before this sees the lock taken, or his works are seen here. */
+		/* Set before the lock is tried: who holds it sees it when he has let go. */
 		smp_mb();
 		if (!mutex_trylock(&vol->finish_lock))
 			break;
 		WRITE_ONCE(vol->to_finish, false);
+		/* Cleared before looking: who sets it from now on is seen below. */
 		smp_mb();
 		finish(vol, may_commit);
 		thin_stash_fill(vol);
 		mutex_unlock(&vol->finish_lock);
+		/* Let go before it is looked at: pairs with the first. */
 		smp_mb();
 	} while (READ_ONCE(vol->to_finish));
 	memalloc_noio_restore(noio);
