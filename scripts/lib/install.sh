@@ -23,7 +23,7 @@ install_release() {
 # are here, since the machine's apt sees nothing but the kernels.
 install_packages() {
 	printf '%s\n' systemd-sysv udev kmod lvm2 thin-provisioning-tools dmsetup e2fsprogs initramfs-tools lz4 \
-		dkms make libc6-dev openssl python3 linux-base pahole
+		dkms gcc make libc6-dev openssl python3 linux-base pahole
 	case $1 in
 	6.1) printf '%s\n' gcc-12 libelf1 libssl3 ;;
 	*) printf '%s\n' gcc-14 gcc-14-for-host libelf1t64 libssl3t64 ;;
