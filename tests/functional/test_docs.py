@@ -329,7 +329,7 @@ def noted(rig):
 def test_pool_removed_by_force(rig, noted):
     pool, thin = noted
     error_of(pool.remove, force=True, retry=False)
-    run(rig, "9.5", 1, **of(pool))
+    run(rig, "9.5", 1, **of(pool, thin))
     thin.verify_blocks(0, 4, seed=1)
     thin.fill_blocks(4, 4, seed=1)
     assert pool.status().used == 8
