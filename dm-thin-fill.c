@@ -447,17 +447,18 @@ static struct thin_work *next_fill(struct thin_vol *vol)
 }
 
 /**
- * thin_fill_all - give the new blocks of a volume what their bios leave of them
+ * thin_fill_some - give new blocks of a volume what their bios leave of them
  * @vol: volume
+ * @most: blocks
  *
  * Process context.  Several may do it at a time.
  */
-void thin_fill_all(struct thin_vol *vol)
+void thin_fill_some(struct thin_vol *vol, unsigned int most)
 {
 	unsigned int noio = memalloc_noio_save();
 	struct thin_work *work;
 
-	while ((work = next_fill(vol))) {
+	while (most-- && (work = next_fill(vol))) {
 		fill(work);
 		cond_resched();
 	}

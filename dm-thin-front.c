@@ -8,7 +8,8 @@
  * context; only the insertion of the mapping is left to the worker, or, where the device
  * was faster than the submitter, to the end of the submitter's batch.  Writes that follow
  * to the same block go there as well while others are on their way, if the block
- * needs no zeroes.  Nothing of this waits, so it is done for bios that would not wait, too.
+ * needs no zeroes.  Nothing of this waits, so it is done for bios that would not wait, too
+ * (who finishes a batch may wait for metadata to be read).
  * What the stash cannot serve goes to the worker.
  *
  * Neighbours in a volume get neighbours from the stash, whichever comes first, so
@@ -41,6 +42,15 @@ static bool has_room(struct pool *pool, struct thin_meta_space *space)
 	       !thin_meta_get_space(pool->tm, space) &&
 	       (READ_ONCE(pool->low_water_triggered) ||
 		space->data_free > READ_ONCE(pool->low_water));
+}
+
+static bool is_below_low_water(struct pool *pool)
+{
+	struct thin_meta_space space;
+
+	return !READ_ONCE(pool->low_water_triggered) &&
+	       (thin_meta_get_space(pool->tm, &space) ||
+		space.data_free < READ_ONCE(pool->low_water));
 }
 
 static bool has_place(const struct thin_stash *run, u64 vblock)
@@ -93,8 +103,13 @@ static bool take_block(struct thin_vol *vol, u64 vblock, u64 *block)
 	if (!run)
 		return false;
 	at = vblock - run->ahead;
-	run->free &= ~BIT_ULL(at);
 	thin_meta_take_stashed(vol->pool->tm);
+	/* Others took some at the same time: then the worker is to tell of it. */
+	if (is_below_low_water(vol->pool)) {
+		thin_meta_untake_stashed(vol->pool->tm);
+		return false;
+	}
+	run->free &= ~BIT_ULL(at);
 	*block = run->begin + at;
 	return true;
 }
@@ -264,9 +279,9 @@ static void set_finisher(struct thin_vol *vol, enum finisher who, struct task_st
 	spin_unlock_irq(&vol->lock);
 }
 
-static void fill_and_finish(struct thin_vol *vol, enum finisher who)
+static void fill_and_finish(struct thin_vol *vol, enum finisher who, unsigned int most)
 {
-	thin_fill_all(vol);
+	thin_fill_some(vol, most);
 	/* What ends from here on is the worker's, unless it is found below. */
 	set_finisher(vol, who, NULL);
 	thin_provision_finish(vol, false);
@@ -281,32 +296,53 @@ void thin_front_filler(struct work_struct *ws)
 	struct thin_vol *vol = container_of(ws, struct thin_vol, filler);
 
 	set_finisher(vol, FILLER, current);
-	fill_and_finish(vol, FILLER);
+	fill_and_finish(vol, FILLER, UINT_MAX);
 }
 
-static bool has_fills(struct thin_vol *vol, bool many)
+/* Give what there is to do to others. */
+static void pass_on(struct thin_vol *vol)
 {
-	bool has;
+	spin_lock_irq(&vol->lock);
+	vol->finishers[SUBMITTER] = NULL;
+	if (!list_empty(&vol->fills))
+		queue_work(vol->pool->fill_wq, &vol->filler);
+	/* What ends later sees to itself. */
+	if (!list_empty(&vol->done))
+		thin_vol_kick(vol);
+	spin_unlock_irq(&vol->lock);
+}
+
+static bool has_many_fills(struct thin_vol *vol)
+{
+	bool many;
 
 	spin_lock_irq(&vol->lock);
-	has = !list_empty(&vol->fills) && !(many && list_is_singular(&vol->fills));
+	many = !list_empty(&vol->fills) && !list_is_singular(&vol->fills);
 	spin_unlock_irq(&vol->lock);
-	return has;
+	return many;
+}
+
+/*
+ * Not where the task is about to sleep, or is freeing memory, nor where it would have to
+ * wait for somebody who changes the metadata.  Reading metadata may make it wait.
+ */
+static bool may_finish(struct thin_vol *vol, bool from_schedule)
+{
+	return !from_schedule && !current->bio_list && !(current->flags & PF_MEMALLOC) &&
+	       !thin_meta_is_changing(vol->pool->tm);
 }
 
 static void unplug(struct blk_plug_cb *cb, bool from_schedule)
 {
 	struct thin_vol *vol = cb->data;
-	bool busy = from_schedule || current->bio_list;
 
 	kfree(cb);
-	if (has_fills(vol, !busy))
-		queue_work(vol->pool->fill_wq, &vol->filler);
-	if (busy) {
-		set_finisher(vol, SUBMITTER, NULL);
-		thin_vol_kick(vol);
+	if (may_finish(vol, from_schedule)) {
+		if (has_many_fills(vol))
+			queue_work(vol->pool->fill_wq, &vol->filler);
+		fill_and_finish(vol, SUBMITTER, THIN_INSERT_BATCH);
 	} else {
-		fill_and_finish(vol, SUBMITTER);
+		pass_on(vol);
 	}
 
 	/* Whoever closes the volume waits for this. */

@@ -125,7 +125,7 @@ int thin_meta_get_space(struct thin_meta *tm, struct thin_meta_space *space)
 	space->meta_free = READ_ONCE(tm->space.meta_free);
 	space->meta_raw_free = READ_ONCE(tm->space.meta_raw_free);
 	space->data_total = READ_ONCE(tm->space.data_total);
-	space->data_stashed = atomic64_read(&tm->stashed);
+	space->data_stashed = atomic64_read_acquire(&tm->stashed);
 	/* The two numbers may be of different moments. */
 	space->data_free = min(READ_ONCE(tm->space.data_free) + space->data_stashed,
 			       space->data_total);
@@ -253,8 +253,12 @@ static void unreserve_data(struct thin_meta *tm, u64 begin, u64 len, bool stashe
 {
 	mutex_lock(&tm->change_lock);
 	sm_unreserve(&tm->data_sm, begin, len);
-	if (stashed)
+	if (stashed) {
+		/* Rather counted twice for a moment than not at all; pairs with the reader. */
+		meta_count_space(tm);
+		smp_mb__before_atomic();
 		atomic64_sub(len, &tm->stashed);
+	}
 	meta_end_change(tm, 0);
 }
 
@@ -328,6 +332,17 @@ void thin_meta_unstash_data(struct thin_meta *tm, u64 begin, u64 len)
 void thin_meta_take_stashed(struct thin_meta *tm)
 {
 	atomic64_dec(&tm->stashed);
+}
+
+/**
+ * thin_meta_untake_stashed() - undo thin_meta_take_stashed()
+ * @tm: the pool
+ *
+ * Any context.
+ */
+void thin_meta_untake_stashed(struct thin_meta *tm)
+{
+	atomic64_inc(&tm->stashed);
 }
 
 /**

@@ -770,6 +770,19 @@ bool thin_meta_changed(struct thin_meta *tm)
 }
 
 /**
+ * thin_meta_is_changing() - would a change have to wait for another
+ * @tm: the pool
+ *
+ * Takes no lock.
+ *
+ * Return: the answer of a moment.
+ */
+bool thin_meta_is_changing(struct thin_meta *tm)
+{
+	return mutex_is_locked(&tm->change_lock);
+}
+
+/**
  * thin_meta_open_seq() - number of the open transaction
  * @tm: the pool
  *

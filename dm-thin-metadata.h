@@ -105,6 +105,7 @@ int thin_meta_commit_alone(struct thin_meta *tm, struct thin_meta_space *space);
 int thin_meta_abort(struct thin_meta *tm);
 bool thin_meta_wants_commit(struct thin_meta *tm);
 bool thin_meta_changed(struct thin_meta *tm);
+bool thin_meta_is_changing(struct thin_meta *tm);
 void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set);
 bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
 		     u64 *free_end);
@@ -177,6 +178,7 @@ void thin_meta_unreserve_data(struct thin_meta *tm, u64 begin, u64 len);
 int thin_meta_stash_data(struct thin_meta *tm, u64 want, u64 *begin, u64 *len);
 void thin_meta_unstash_data(struct thin_meta *tm, u64 begin, u64 len);
 void thin_meta_take_stashed(struct thin_meta *tm);
+void thin_meta_untake_stashed(struct thin_meta *tm);
 int thin_meta_data_count(struct thin_meta *tm, u64 block, u32 *count);
 bool thin_meta_peek_shared(struct thin_meta *tm, u64 block);
 

@@ -125,6 +125,20 @@ void pool_resume_thins(struct pool *pool)
 }
 
 /**
+ * pool_wait_thins - wait for who is still finishing what the thins have done
+ * @pool: pool whose thins are suspended
+ */
+void pool_wait_thins(struct pool *pool)
+{
+	struct thin_vol *vol;
+
+	mutex_lock(&pool->tts_lock);
+	list_for_each_entry(vol, &pool->vols, list)
+		thin_vol_wait_idle(vol);
+	mutex_unlock(&pool->tts_lock);
+}
+
+/**
  * pool_add_thin - a table of a thin is complete
  * @tt: the table; its pool is not suspended, tts_lock held
  */

@@ -352,6 +352,7 @@ static void pool_postsuspend(struct dm_target *ti)
 	struct pool_target *pt = ti->private;
 	struct pool *pool = pt->pool;
 
+	pool_wait_thins(pool);
 	flush_workqueue(pool->wq);
 	pool_waker_stop(pool);
 	cancel_delayed_work_sync(&pool->no_space_timer);

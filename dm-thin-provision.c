@@ -376,6 +376,7 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 	struct pool *pool = vol->pool;
 	struct thin_work *work;
 	u64 begin, len, want = 0;
+	bool tried_again = false;
 	int r;
 
 	list_for_each_entry(work, works, list)
@@ -384,8 +385,11 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 	while (want) {
 		pool_check_data_low_water(pool, want);
 		r = thin_meta_alloc_data(pool->tm, want, &begin, &len);
-		if (r == -ENOSPC && thin_stash_return_all(pool))
+		/* Others may have returned theirs since. */
+		if (r == -ENOSPC && (thin_stash_return_all(pool) || !tried_again)) {
+			tried_again = true;
 			continue;
+		}
 		if (r == -ENOSPC) {
 			pool_no_data_space(pool);
 			give_up(vol, works, false);
@@ -403,6 +407,7 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 			return;
 		}
 		pool_space_found(pool);
+		tried_again = false;
 		want -= len;
 		while (len--) {
 			work = list_first_entry(works, struct thin_work, list);
@@ -651,7 +656,10 @@ void thin_provision_finish(struct thin_vol *vol, bool may_commit)
 		mutex_unlock(&vol->finish_lock);
 		/* Let go before it is looked at: pairs with the first. */
 		smp_mb();
-	} while (READ_ONCE(vol->to_finish));
+	} while (may_commit && READ_ONCE(vol->to_finish));
+	/* A submitter has other things to do than to finish what others submit. */
+	if (!may_commit && READ_ONCE(vol->to_finish))
+		thin_vol_kick(vol);
 	memalloc_noio_restore(noio);
 }
 

@@ -103,6 +103,9 @@ static void release(struct thin_vol *vol, struct thin_busy *busy)
 	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
 	if (!vol->nr_busy)
 		wake_up(&vol->idle);
+	/* Half of the room is free again; not only the worker ends works. */
+	if (vol->crowded && vol->nr_busy == THIN_MAX_WORKS / 2)
+		thin_vol_kick(vol);
 }
 
 /**
@@ -397,7 +400,9 @@ static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 	}
 	short_of_memory = !bio_list_empty(&again) && READ_ONCE(vol->nr_busy) < THIN_MAX_WORKS;
 	bio_list_merge_head(&vol->parked, &again);
-	WRITE_ONCE(vol->crowded, !bio_list_empty(&vol->parked));
+	spin_lock_irq(&vol->lock);
+	vol->crowded = !bio_list_empty(&vol->parked);
+	spin_unlock_irq(&vol->lock);
 	return short_of_memory;
 }
 

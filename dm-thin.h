@@ -323,7 +323,7 @@ struct thin_stash {
  * @fences: snapshots of the device that are being made; written under lock
  * @fenced: writes and discards that wait for them; lock
  * @parked: writes that found no room in road 2, the oldest first; worker only
- * @crowded: there are some: nobody overtakes them; written by the worker
+ * @crowded: there are some: nobody overtakes them; lock
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
  * @nr_busy: how many; written under lock
  * @stash: reserved data blocks; lock
@@ -676,7 +676,7 @@ bool thin_stash_return_all(struct pool *pool);
 /* ---- dm-thin-fill.c ---- */
 
 void thin_fill_zero_again(struct work_struct *ws);
-void thin_fill_all(struct thin_vol *vol);
+void thin_fill_some(struct thin_vol *vol, unsigned int most);
 void thin_fill(struct thin_work *work);
 int thin_fill_init(struct pool *pool);
 void thin_fill_exit(struct pool *pool);
@@ -747,6 +747,7 @@ void pool_put_target(struct pool *pool, struct pool_target *pt);
 void pool_put(struct pool *pool);
 void pool_suspend_thins(struct pool *pool);
 void pool_resume_thins(struct pool *pool);
+void pool_wait_thins(struct pool *pool);
 void pool_add_thin(struct thin_target *tt);
 void pool_remove_thin(struct thin_target *tt);
 
