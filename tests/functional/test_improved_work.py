@@ -99,7 +99,6 @@ def test_status_writes_nothing_when_nothing_changed(rig):
     assert dm.writes_done(pool.meta) == before
 
 
-@pytest.mark.improvement("B24")
 @pytest.mark.heavy
 def test_transactions_are_bounded_in_size(rig):
     """A burst of first writes, each in a leaf of its own; the superblock is on a disk of its own, to count commits."""
@@ -119,6 +118,9 @@ def test_transactions_are_bounded_in_size(rig):
     )
     pool = rig.pool(size=blocks * 65536, meta=meta, features=["skip_block_zeroing"])
     thin = pool.activate(0)
+    # What is read of the metadata is read now, so that the burst is quicker than the commits that time brings.
+    for n in range(leaves):
+        thin.read(n * 252 * pool.block, 4 * KIB)
     pool.status()
     before = dm.writes_done(head), dm.sectors_written(rest)
     io.scatter(thin.path, [(n * 252 + 251) * pool.block for n in range(leaves)])
