@@ -254,8 +254,8 @@ static void unreserve_data(struct thin_meta *tm, u64 begin, u64 len, bool stashe
 	mutex_lock(&tm->change_lock);
 	sm_unreserve(&tm->data_sm, begin, len);
 	if (stashed) {
-		/* Rather counted twice for a moment than not at all; pairs with the reader. */
 		meta_count_space(tm);
+		/* Counted twice for a moment rather than not at all; pairs with the reader. */
 		smp_mb__before_atomic();
 		atomic64_sub(len, &tm->stashed);
 	}

@@ -24,6 +24,7 @@ static inline val pre##_cmpxchg(type *v, val o, val n)				\
 static inline val pre##_fetch_add(val i, type *v) { val o = v->counter; v->counter += i; return o; }
 SIM_ATOMIC(atomic, atomic_t, int)
 SIM_ATOMIC(atomic64, atomic64_t, s64)
+#define atomic64_read_acquire(v) atomic64_read(v)
 SIM_ATOMIC(atomic_long, atomic_long_t, long)
 #define xchg(p, n) __atomic_exchange_n((p), (n), __ATOMIC_SEQ_CST)
 #define cmpxchg(p, o, n) ({ typeof(*(p)) __o = (o); \

@@ -9,4 +9,5 @@
 #define smp_mb() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define smp_rmb() smp_mb()
 #define smp_wmb() smp_mb()
+#define smp_mb__before_atomic() smp_mb()
 #endif
