@@ -57,10 +57,12 @@ static void pass(void)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A process that is forked off has this thread only. */
+/* A process that is forked off has this thread only, and nobody who waits. */
 static void alone(void)
 {
 	started = false;
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	handed_over = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
 void sim_fork(void (*fn)(void *arg), void *arg)
