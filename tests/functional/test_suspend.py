@@ -406,7 +406,7 @@ def test_forced_removal_of_a_thin_under_load(rig):
     pool = rig.pool(size=128 * MIB)
     thin = pool.thin(0)
     job = io.Job(io.fill, thin.path, 0, 48 * MIB, 1)
-    wait_for(lambda: thin.status().mapped > 2048, "the writer is at work")
+    wait_for(lambda: thin.status().mapped > 8192, "the writer is at work")
     error_of(thin.remove, force=True, retry=False)
     # It opens the device anew for every piece.
     assert job.errno() in (errno.EIO, errno.ENXIO, None)
