@@ -16,9 +16,9 @@
  * that a file written in order is in order on the data device.
  *
  * Invariants: a block is in the stash or taken or free, and the stash counts as free
- * to whoever looks from outside.  A pool that runs short has no
- * stashes: they are filled only while there is room, and given back before anybody
- * is told that there is none.  Low-water events are the worker's.
+ * to whoever looks from outside.  A pool that runs short has no stashes: they are filled
+ * only while there is room, and given back before anybody is told that there is none.
+ * Low-water events are the worker's.
  */
 #include "dm-thin.h"
 #include "dm-thin-trace.h"

@@ -254,7 +254,7 @@ static void issue(struct thin_target *tt, struct bio *bio, u64 block)
 
 /**
  * thin_map_again - send a write to the data block that its virtual block has just got
- * @vol: volume; called by its worker
+ * @vol: volume; called by who finishes the block's work
  * @bio: the write, outside the epoch
  * @block: the data block; not the write's any more if a snapshot was made meanwhile
  *

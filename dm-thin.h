@@ -152,7 +152,7 @@ struct thin_counters {
  * @copier: kcopyd's client
  * @fill_bios: for zeroes without it
  * @fill_sectors: taken by the buffers of copies in progress; a bound, not exact
- * @spare_copies: buffers for the next ones
+ * @spare_copies: buffers for the next ones; taken and put back by exchange
  * @commit_wq: runs commits, the waker and the timer
  * @commit_work: commits what bios or others asked for
  * @waker: once a second while the pool is resumed
@@ -295,7 +295,7 @@ struct pool_target {
 /**
  * struct thin_stash - a run of reserved data blocks that map may hand out
  * @begin: the first
- * @free: bit i: block @begin + i is in the stash
+ * @free: bit i: block @begin + i is in the stash; others may look whether there is any
  * @ahead: virtual block that would go well with @begin, as its neighbours have
  *	their places in the run
  * @whole: none has been taken
@@ -327,7 +327,7 @@ struct thin_stash {
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
  * @nr_busy: how many; written under lock
  * @stash: reserved data blocks; lock
- * @stash_low: more are wanted; written under lock
+ * @stash_low: more are wanted; a hint, who finds too few sets it again
  * @plugs: submitters that have not unplugged yet; written under lock
  * @finishers: who is going to finish what ends meanwhile, a submitter and the filler; lock
  * @idle: woken when nothing is busy
@@ -339,7 +339,8 @@ struct thin_stash {
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
  * @finish_lock: one finishes works at a time
- * @to_finish: who does looks again
+ * @to_finish: who does looks again; any context, ordered against the lock by the
+ *	barriers of thin_provision_finish()
  * @ins: a batch of insertions; finish_lock
  */
 struct thin_vol {
@@ -415,7 +416,8 @@ struct thin_target {
  * @begin: first block
  * @end: one past the last
  * @waiters: bios that start again, or go on, when the range is released; vol->lock
- * @open: a work that takes further writes (thin_work_join()); cleared under vol->lock
+ * @open: a work that takes further writes (thin_work_join()); set with release when
+ *	all of the work is known, cleared under vol->lock
  */
 struct thin_busy {
 	struct rb_node node;
