@@ -53,6 +53,7 @@ IMPROVEMENTS = {
     "B22": "the stock module deletes a thin under one hold of the metadata lock, and every write that needs metadata "
     "waits until the whole thin is gone",
     "B23": "the stock module writes the superblock at every status, though nothing has changed",
+    "B24": "the stock module commits by time alone, and takes all writes that wait into one transaction",
     "B28": "without zeroing the stock module shows old content of the data device behind the end of an external origin",
     "B31": "the stock module takes it for a full data device when its metadata finds no block for the bitmap of data",
     "B33": "the stock module discards on the data device what the metadata on disk still maps for another thin; a "
@@ -69,8 +70,6 @@ IMPROVEMENTS = {
 UNPROVOKED = {
     "B25": "the stock module may starve a discard of blocks that are always in use, but the writers of "
     "test_discards_end_under_a_load_of_writes leave it gaps enough",
-    "B24": "the stock module commits by time alone, but the burst of test_transactions_are_bounded_in_size takes long "
-    "enough for its commits to come in between",
 }
 
 SPARED = {

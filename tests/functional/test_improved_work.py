@@ -99,11 +99,17 @@ def test_status_writes_nothing_when_nothing_changed(rig):
     assert dm.writes_done(pool.meta) == before
 
 
+def pages_in_writeback():
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(int(line.split()[1]) // 4 for line in file if line.startswith("Writeback:"))
+
+
 @pytest.mark.heavy
+@pytest.mark.improvement("B24")
 def test_transactions_are_bounded_in_size(rig):
     """A burst of first writes, each in a leaf of its own; the superblock is on a disk of its own, to count commits."""
-    leaves = 8000
-    head, rest = rig.disk(4 * KIB), rig.disk(160 * MIB)
+    leaves = 16000
+    head, rest = rig.disk(4 * KIB), rig.disk(256 * MIB)
     meta = rig.device(f"0 8 linear {head} 0\n8 {rest.sectors} linear {rest} 0")
     # 251 of the 252 blocks that a leaf can have are mapped.
     runs = "".join(
@@ -118,15 +124,17 @@ def test_transactions_are_bounded_in_size(rig):
     )
     pool = rig.pool(size=blocks * 65536, meta=meta, features=["skip_block_zeroing"])
     thin = pool.activate(0)
-    # What is read of the metadata is read now, so that the burst is quicker than the commits that time brings.
-    for n in range(leaves):
-        thin.read(n * 252 * pool.block, 4 * KIB)
-    pool.status()
-    before = dm.writes_done(head), dm.sectors_written(rest)
-    io.scatter(thin.path, [(n * 252 + 251) * pool.block for n in range(leaves)])
-    pool.status()
-    commits, written = dm.writes_done(head) - before[0], (dm.sectors_written(rest) - before[1]) // 8
-    assert pool.status().used == blocks
+    # All writes come at one moment, so that commits by time alone would find them in one piece.
+    thin.suspend(noflush=True)
+    before = dm.sectors_written(head), dm.sectors_written(rest)
+    burst = io.Job(io.scatter, thin.path, [(n * 252 + 251) * pool.block for n in range(leaves)])
+    wait_for(lambda: pages_in_writeback() >= leaves, "the writes are there")
+    thin.resume()
+    burst.result(timeout=300)
+    # The burst ends with a flush, so all is committed. A status that flushes would write the superblock once more.
+    commits, written = (dm.sectors_written(head) - before[0]) // 8, (dm.sectors_written(rest) - before[1]) // 8
+    print(f"{commits} commits wrote {written} blocks")
+    assert pool.status(noflush=True).used == blocks
     assert leaves < written < (4096 + 512) * commits
 
 
