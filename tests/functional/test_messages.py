@@ -77,6 +77,26 @@ def test_no_live_table(rig):
     assert error_of(device.message, "create_thin 0") == EINVAL
 
 
+def test_pool_that_is_being_removed(rig):
+    """Its name is gone before its last commit has ended."""
+    meta = rig.switch()
+    pool = rig.pool(meta=meta)
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    thin.remove()
+    meta.hold(writes=True)
+    removal = proc.start("dmsetup", "remove", pool.name)
+    proc.wait_for(lambda: meta.held()[1], "the last commit writes")
+    assert removal.poll() is None
+    assert error_of(pool.message, "create_thin 1") == errno.ENXIO
+    meta.good()
+    _, said = removal.communicate(timeout=proc.DEADLINE)
+    assert removal.returncode == 0, said
+    pool.start()
+    assert error_of(pool.create_thin, 1) is None
+    pool.activate(0).verify_blocks(0, 4, seed=1)
+
+
 def test_suspended_pool_takes_messages_and_commits(rig, pool):
     pool.suspend()
     pool.create_thin(4)

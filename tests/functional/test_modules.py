@@ -3,12 +3,14 @@
 RELOADS makes it longer.
 """
 
+import lzma
 import os
+import platform
 import random
 import time
 
 import pytest
-from lib import io, metadata, proc
+from lib import dm, io, metadata, proc
 from lib.slots import SLOT, Slots
 from lib.thin import MIB, SECTOR
 
@@ -60,6 +62,46 @@ def test_reload_between_pools(rig, stock, chance):
     thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
     Slots.prove(thin, *slots.now())
     print(f"COUNTS {RELOADS} times the module was unloaded and loaded")
+
+
+MODULE_NAME = b"dm_thin_pool"
+
+
+def module_file(stock):
+    """The file of the loaded module."""
+    tree = f"/lib/modules/{platform.release()}"
+    if not stock:
+        return f"{tree}/updates/dm-thin-pool.ko"
+    found = proc.run("find", f"{tree}/kernel/drivers/md", "-name", "dm-thin-pool.ko*").out.split()
+    return found[0]
+
+
+def under_another_name(path, where):
+    """A copy of a module that the kernel does not know for the same."""
+    with (lzma.open if path.endswith(".xz") else open)(path, "rb") as file:
+        content = file.read()
+    assert content.count(MODULE_NAME + b"\0") >= 1
+    with open(where, "wb") as file:
+        file.write(content.replace(MODULE_NAME + b"\0", b"dm_thin_copy\0"))
+    return where
+
+
+def test_second_module_is_refused(rig, stock):
+    """By its name, and under another name because its targets are there already; the first one does not mind."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    before = dm.targets()
+    path = module_file(stock)
+    for again in (path, under_another_name(path, os.path.join(rig.directory, "copy.ko"))):
+        refused = proc.run("insmod", again, check=False)
+        assert refused.status != 0, again
+        assert "File exists" in refused.err or "busy" in refused.err, refused.err
+    assert not os.path.exists("/sys/module/dm_thin_copy")
+    assert dm.targets() == before
+    thin.verify_blocks(0, 4, seed=1)
+    thin.fill_blocks(4, 4, seed=1)
+    pool.activate(0).verify_blocks(0, 8, seed=1)
 
 
 def test_data_device_is_pulled_out(rig, stock, chance):

@@ -140,6 +140,45 @@ def test_busy_devices(rig, disks):
             os.close(fd)
 
 
+def test_metadata_that_cannot_be_written(rig, formatted):
+    """The core opens such a device all the same; the first commit fails, and nothing older is lost."""
+    formatted.meta.attach_again(read_only=True)
+    pool = rig.pool(meta=formatted.meta, data=formatted.data)
+    thin = pool.activate(3)
+    thin.verify_blocks(0, 2, seed=1)
+    thin.fill_blocks(2, 1, seed=1)
+    assert io.error_of(thin.flush) == errno.EIO
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.used) == ("ro", True, 2)
+    assert io.error_of(thin.fill_blocks, 3, 1, seed=1) == errno.EIO
+    thin.verify_blocks(0, 2, seed=1)
+    thin.fill_blocks(0, 2, seed=2)
+    rig.stop_quietly(pool)
+    formatted.meta.attach_again(read_only=False)
+    pool = rig.pool(meta=formatted.meta, data=formatted.data)
+    assert (pool.status().mode, pool.status().used) == ("rw", 2)
+    pool.activate(3).verify_blocks(0, 2, seed=2)
+
+
+def test_blank_metadata_that_cannot_be_written(rig, disks):
+    meta, data = disks
+    meta.attach_again(read_only=True)
+    # The stock module at times looks at what it failed to write before it sees that it failed.
+    assert refused(rig, f"0 131072 thin-pool {meta} {data} 128 0") in (errno.EIO, errno.ENOTBLK)
+    io.verify_zero(meta.path, 0, 4 * MIB)
+
+
+def test_data_that_cannot_be_written(rig, formatted):
+    formatted.data.attach_again(read_only=True)
+    pool = rig.pool(meta=formatted.meta, data=formatted.data)
+    thin = pool.activate(3)
+    for first in (2, 0):
+        assert io.error_of(thin.fill_blocks, first, 1, seed=2) == errno.EIO
+    thin.verify_blocks(0, 2, seed=1)
+    assert (pool.status().mode, pool.status().needs_check) == ("rw", False)
+    pool.checked = False  # the stock module has lost a block (B6)
+
+
 def test_must_be_alone_and_start_at_zero(rig, disks):
     meta, data = disks
     pool = f"thin-pool {meta} {data} 128 0"
@@ -328,6 +367,22 @@ def test_damaged_superblock(rig, formatted, changes, checksum, expected):
     before = io.read(formatted.meta.path, 0, 4 * MIB)
     assert refused(rig, formatted.table()) == expected
     assert io.read(formatted.meta.path, 0, 4 * MIB) == before, "a refused pool was written to"
+
+
+def test_read_only_pool_with_newer_features(rig, formatted):
+    """It writes nothing, but its metadata could be written to: only a device that cannot makes the first kind harmless."""
+    table = formatted.table(features=["read_only"])
+    for place, harmless in ((356, True), (360, False)):
+        metadata.patch_superblock(formatted.meta, {place: b"\1"})
+        assert refused(rig, table) == EINVAL
+        formatted.meta.attach_again(read_only=True)
+        device = rig.device(kind="pool")
+        device.create_empty()
+        assert refused(rig, table, device=device) == (None if harmless else EINVAL)
+        device.clear()
+        formatted.meta.attach_again(read_only=False)
+        metadata.patch_superblock(formatted.meta, {place: b"\0"})
+    assert refused(rig, table) is None
 
 
 def test_compatible_feature_bits_are_ignored(rig, formatted):

@@ -37,6 +37,11 @@ class Loop:
         os.truncate(self.file, sectors * 512)
         proc.run("losetup", "--set-capacity", self.path)
 
+    def attach_again(self, read_only):
+        """The same device, now one that can be written or not."""
+        proc.run("losetup", "--detach", self.path)
+        proc.run("losetup", *(["--read-only"] if read_only else []), self.path, self.file)
+
     def used_bytes(self):
         """What the file really occupies: falls when discards reach it."""
         return os.stat(self.file).st_blocks * 512
