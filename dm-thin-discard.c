@@ -4,7 +4,8 @@
  *
  * A discard claims its whole blocks, so that no block of the range is in road
  * 2 meanwhile, and unmaps them in bounded steps between which the worker does
- * other things.  Its bio completes when the last mapping has gone; passing the
+ * other things.  Writers that come while it waits for its range wait behind it, so that
+ * it does not wait for ever.  Its bio completes when the last mapping has gone; passing the
  * blocks down to the data device follows behind, after the commit that made
  * the loss durable (dm-thin-reclaim.c).
  *
@@ -94,7 +95,7 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 		return false;
 	d->bio = bio;
 	d->next = begin;
-	if (!thin_busy_claim(vol, &d->busy, begin, end, bio)) {
+	if (!thin_busy_await(vol, &d->busy, begin, end, bio)) {
 		mempool_free(d, &pool->discard_mempool);
 		return true;
 	}
@@ -125,6 +126,18 @@ static void dropped(void *arg, u64 begin, u64 len)
 		thin_reclaim_drop(vol->pool, begin, len);
 }
 
+/* The first that has its range. */
+static struct thin_discard *next_discard(struct thin_vol *vol)
+{
+	struct thin_discard *d;
+
+	list_for_each_entry(d, &vol->discards, list)
+		/* Pairs with the end of waiting in thin_busy_release(). */
+		if (!smp_load_acquire(&d->busy.waits))
+			return d;
+	return NULL;
+}
+
 /**
  * thin_discard_step - unmap a little
  * @vol: volume; called by its worker
@@ -138,14 +151,14 @@ bool thin_discard_step(struct thin_vol *vol)
 	u64 next, begin;
 	int r;
 
-	d = list_first_entry_or_null(&vol->discards, struct thin_discard, list);
+	d = next_discard(vol);
 	if (!d)
 		return false;
 
 	if (!can_unmap(pool)) {
 		finish(vol, d, pool_mode(pool) == PM_FAIL || bio_op(d->bio) != REQ_OP_DISCARD ?
 			       BLK_STS_IOERR : BLK_STS_OK);
-		return !list_empty(&vol->discards);
+		return next_discard(vol);
 	}
 
 	if (pool->features.discard_passdown)
@@ -173,7 +186,7 @@ bool thin_discard_step(struct thin_vol *vol)
 		list_move_tail(&d->list, &vol->discards);
 	}
 	pool_after_change(pool);
-	return !list_empty(&vol->discards);
+	return next_discard(vol);
 }
 
 /**

@@ -188,9 +188,7 @@ static void give_up(struct thin_vol *vol, struct list_head *works, bool failed)
 	while ((bio = bio_list_pop(&bios))) {
 		enum pool_mode mode = pool_mode(pool);
 
-		if (thin_bio(bio)->unmaps)
-			thin_vol_defer(vol, bio);
-		else if (failed || mode > PM_OUT_OF_DATA_SPACE)
+		if (failed || mode > PM_OUT_OF_DATA_SPACE)
 			thin_end_bio(bio, pool_error_status(pool));
 		else if (mode == PM_OUT_OF_DATA_SPACE &&
 			 READ_ONCE(pool->features.error_if_no_space))
@@ -483,7 +481,7 @@ static void fail(struct thin_work *work, blk_status_t status, bool again)
 	unreserve(work);
 	free_work(work, &bios);
 	while ((bio = bio_list_pop(&bios))) {
-		if (again || thin_bio(bio)->unmaps)
+		if (again)
 			thin_vol_defer(vol, bio);
 		else
 			thin_end_bio(bio, status);
@@ -511,7 +509,7 @@ static void complete_work(struct thin_work *work)
 			thin_end_bio(bio, thin_bio(bio)->status);
 	}
 	while ((bio = thin_busy_next_waiter(vol, &work->busy))) {
-		if (thin_bio(bio)->unmaps || !thin_map_again(vol, bio, work->block))
+		if (!thin_map_again(vol, bio, work->block))
 			bio_list_add(&later, bio);
 	}
 	leave_epoch(work);

@@ -15,17 +15,9 @@
 
 /* ---- busy ranges ---- */
 
-/**
- * thin_busy_find - the first busy range that overlaps [begin, end)
- * @vol: volume; lock held
- * @begin: first virtual block
- * @end: one past the last
- *
- * Return: the range or NULL.
- */
-struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
+static struct thin_busy *find(struct rb_root *root, u64 begin, u64 end)
 {
-	struct rb_node *n = vol->busy.rb_node;
+	struct rb_node *n = root->rb_node;
 	struct thin_busy *found = NULL;
 
 	while (n) {
@@ -42,8 +34,53 @@ struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
 	return found;
 }
 
+static void link(struct rb_root *root, struct thin_busy *busy)
+{
+	struct rb_node **p = &root->rb_node, *parent = NULL;
+
+	while (*p) {
+		parent = *p;
+		if (busy->begin < rb_entry(parent, struct thin_busy, node)->begin)
+			p = &parent->rb_left;
+		else
+			p = &parent->rb_right;
+	}
+	rb_link_node(&busy->node, parent, p);
+	rb_insert_color(&busy->node, root);
+}
+
+static void init(struct thin_busy *busy, u64 begin, u64 end)
+{
+	busy->begin = begin;
+	busy->end = end;
+	busy->open = false;
+	busy->waits = false;
+	bio_list_init(&busy->waiters);
+}
+
+static void claim(struct thin_vol *vol, struct thin_busy *busy)
+{
+	link(&vol->busy, busy);
+	WRITE_ONCE(vol->nr_busy, vol->nr_busy + 1);
+}
+
 /**
- * thin_busy_add - claim [begin, end), which overlaps no busy range
+ * thin_busy_find - a range that keeps others from claiming any of [begin, end)
+ * @vol: volume; lock held
+ * @begin: first virtual block
+ * @end: one past the last
+ *
+ * One that waits itself counts as well, and first: who comes later comes later.
+ *
+ * Return: the range or NULL.
+ */
+struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
+{
+	return find(&vol->awaited, begin, end) ?: find(&vol->busy, begin, end);
+}
+
+/**
+ * thin_busy_add - claim [begin, end), which thin_busy_find() finds to be free
  * @vol: volume; lock held
  * @busy: the caller's, until thin_busy_release()
  * @begin: first virtual block
@@ -51,23 +88,9 @@ struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
  */
 void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end)
 {
-	struct rb_node **p = &vol->busy.rb_node, *parent = NULL;
-
 	lockdep_assert_held(&vol->lock);
-	busy->begin = begin;
-	busy->end = end;
-	busy->open = false;
-	bio_list_init(&busy->waiters);
-	while (*p) {
-		parent = *p;
-		if (begin < rb_entry(parent, struct thin_busy, node)->begin)
-			p = &parent->rb_left;
-		else
-			p = &parent->rb_right;
-	}
-	rb_link_node(&busy->node, parent, p);
-	rb_insert_color(&busy->node, &vol->busy);
-	WRITE_ONCE(vol->nr_busy, vol->nr_busy + 1);
+	init(busy, begin, end);
+	claim(vol, busy);
 }
 
 /**
@@ -97,9 +120,65 @@ bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u6
 	return !other;
 }
 
+/**
+ * thin_busy_await - claim [begin, end) as soon as all who have parts of it are done
+ * @vol: volume
+ * @busy: as for thin_busy_add(); its waits is true until the range is claimed, and the
+ *	worker is kicked then
+ * @begin: first virtual block
+ * @end: one past the last
+ * @bio: waits if another range is awaited that overlaps; not the caller's any more then
+ *
+ * For ranges of many blocks, of which one or another is always busy when there are many
+ * writers.  Nobody claims anything of it before.  Process context.
+ *
+ * Return: false when @bio waits.
+ */
+bool thin_busy_await(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
+		     struct bio *bio)
+{
+	struct thin_busy *other;
+
+	spin_lock_irq(&vol->lock);
+	other = find(&vol->awaited, begin, end);
+	if (other) {
+		bio_list_add(&other->waiters, bio);
+	} else {
+		init(busy, begin, end);
+		if (find(&vol->busy, begin, end)) {
+			busy->waits = true;
+			link(&vol->awaited, busy);
+		} else {
+			claim(vol, busy);
+		}
+	}
+	spin_unlock_irq(&vol->lock);
+	return !other;
+}
+
+/* A range was released: those that waited for no more than that have their turn. */
+static void grant(struct thin_vol *vol, u64 begin, u64 end)
+{
+	struct thin_busy *busy = find(&vol->awaited, begin, end);
+
+	while (busy && busy->begin < end) {
+		struct rb_node *next = rb_next(&busy->node);
+
+		if (!find(&vol->busy, busy->begin, busy->end)) {
+			rb_erase(&busy->node, &vol->awaited);
+			claim(vol, busy);
+			/* Pairs with next_discard(). */
+			smp_store_release(&busy->waits, false);
+			thin_vol_kick(vol);
+		}
+		busy = rb_entry_safe(next, struct thin_busy, node);
+	}
+}
+
 static void release(struct thin_vol *vol, struct thin_busy *busy)
 {
 	rb_erase(&busy->node, &vol->busy);
+	grant(vol, busy->begin, busy->end);
 	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
 	if (!vol->nr_busy)
 		wake_up(&vol->idle);
@@ -442,6 +521,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	vol->pool = pool;
 	vol->id = id;
 	vol->busy = RB_ROOT;
+	vol->awaited = RB_ROOT;
 	refcount_set(&vol->ref, 1);
 	spin_lock_init(&vol->lock);
 	bio_list_init(&vol->deferred);

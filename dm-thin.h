@@ -325,7 +325,9 @@ struct thin_stash {
  * @parked: writes that found no room in road 2, the oldest first; worker only
  * @crowded: there are some: nobody overtakes them; lock
  * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
- * @nr_busy: how many; written under lock
+ * @awaited: ranges of road 3 that overlap some of these and are to be the next, never
+ *	overlapping each other; lock
+ * @nr_busy: how many are in @busy; written under lock
  * @stash: reserved data blocks; lock
  * @stash_low: more are wanted; a hint, who finds too few sets it again
  * @plugs: submitters that have not unplugged yet; written under lock
@@ -334,7 +336,7 @@ struct thin_stash {
  * @done: works whose I/O has ended; lock
  * @fills: works whose block is to be filled; lock
  * @filler: fills them, on pool->fill_wq
- * @discards: discards in progress; worker only
+ * @discards: discards in progress, or waiting for their ranges; worker only
  * @work: the worker
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
@@ -361,6 +363,7 @@ struct thin_vol {
 	struct bio_list parked;
 	bool crowded;
 	struct rb_root busy;
+	struct rb_root awaited;
 	unsigned int nr_busy;
 	struct thin_stash stash[THIN_STASH_RUNS];
 	bool stash_low;
@@ -412,12 +415,14 @@ struct thin_target {
 
 /**
  * struct thin_busy - a range of virtual blocks that belongs to one work or discard
- * @node: in vol->busy
+ * @node: in vol->busy, or in vol->awaited
  * @begin: first block
  * @end: one past the last
  * @waiters: bios that start again, or go on, when the range is released; vol->lock
  * @open: a work that takes further writes (thin_work_join()); set with release when
  *	all of the work is known, cleared under vol->lock
+ * @waits: a range that is not claimed yet (thin_busy_await()); set under vol->lock, cleared
+ *	there with release
  */
 struct thin_busy {
 	struct rb_node node;
@@ -425,6 +430,7 @@ struct thin_busy {
 	u64 end;
 	struct bio_list waiters;
 	bool open;
+	bool waits;
 };
 
 /**
@@ -636,6 +642,8 @@ void thin_vol_wait_idle(struct thin_vol *vol);
 struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end);
 void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end);
 bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
+		     struct bio *bio);
+bool thin_busy_await(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
 		     struct bio *bio);
 void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters);
 struct bio *thin_busy_next_waiter(struct thin_vol *vol, struct thin_busy *busy);

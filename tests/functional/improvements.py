@@ -3,7 +3,6 @@
 A test marked improvement("ID") must fail with the kernel's own module (otherwise it proves
 nothing) and pass with this one. The reasons stand here and nowhere else.
 
-UNPROVOKED has what the stock module is known to do wrong but did not do in the test that is named.
 SPARED has what would hang the stock module or leave it useless: tests marked spared("ID") are not run on it.
 
 Section 10 of docs/behaviour.md tells the same to administrators, by the same names.
@@ -54,6 +53,7 @@ IMPROVEMENTS = {
     "waits until the whole thin is gone",
     "B23": "the stock module writes the superblock at every status, though nothing has changed",
     "B24": "the stock module commits by time alone, and takes all writes that wait into one transaction",
+    "B25": "in the stock module a discard waits for as long as any block of its range is being written for the first time",
     "B28": "without zeroing the stock module shows old content of the data device behind the end of an external origin",
     "B31": "the stock module takes it for a full data device when its metadata finds no block for the bitmap of data",
     "B33": "the stock module discards on the data device what the metadata on disk still maps for another thin; a "
@@ -65,11 +65,6 @@ IMPROVEMENTS = {
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
     "version": "the stock module has no version of its own, and not all of its parameters a description",
     "stats": "the stock module counts nothing and knows no such message",
-}
-
-UNPROVOKED = {
-    "B25": "the stock module may starve a discard of blocks that are always in use, but the writers of "
-    "test_discards_end_under_a_load_of_writes leave it gaps enough",
 }
 
 SPARED = {

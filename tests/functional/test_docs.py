@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from improvements import IMPROVEMENTS, SPARED, UNPROVOKED
+from improvements import IMPROVEMENTS, SPARED
 from lib import io, metadata, proc, tree
 from lib.dm import error_of, number
 from lib.docs import Page
@@ -34,8 +34,8 @@ def test_improvements_are_those_that_are_tested():
     table = PAGE.text.partition("## 10. ")[2]
     rows = re.findall(r"^\| ([\w, -]+) \|", table, re.M)
     named = {name for row in rows for name in row.split(", ")}
-    assert named == {*IMPROVEMENTS, *UNPROVOKED, *SPARED} - {"broken-stress"}
-    assert not set(IMPROVEMENTS) & {*UNPROVOKED, *SPARED}
+    assert named == {*IMPROVEMENTS, *SPARED} - {"broken-stress"}
+    assert not set(IMPROVEMENTS) & {*SPARED}
 
 
 def test_every_improvement_has_a_test():

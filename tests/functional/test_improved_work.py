@@ -53,6 +53,21 @@ def test_discards_end_under_a_load_of_writes(rig):
     assert pool.status().used == 0
 
 
+@pytest.mark.improvement("B25")
+def test_discard_does_not_wait_for_the_last_write(rig):
+    """First writes on the range of one discard are under way at any time, by turns of 24, from before it to after it."""
+    pool = rig.pool(data=rig.switch(64 * MIB))
+    thin = pool.thin(0)
+    pool.data.slow(writes=50)
+    jobs = [io.Job(io.step, thin.path, [at * pool.block for at in range(n, 1000, 24)], pool.block) for n in range(24)]
+    wait_for(lambda: thin.status().mapped >= 100 * 128, "the writers are at work", pause=0.005)
+    thin.discard(0, 1000 * pool.block)
+    assert not any(job.done() for job in jobs), "the discard came last"
+    for job in jobs:
+        job.result()
+    assert 0 < pool.status().used < 1000
+
+
 # -- deletion ----------------------------------------------------------------------------
 
 

@@ -122,6 +122,12 @@ def _do_rewrite(path, offset, length, until):
     return done
 
 
+def _do_step(path, places, length):
+    """So many bytes at each place, one place after another."""
+    for place in places:
+        _do_write(path, place, b"x" * length)
+
+
 def _do_scatter(path, places):
     """4 KiB at each place, all at once: through the page cache, which then hands them on in one go."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -307,6 +313,10 @@ def rewrite(path, offset, length, until):
     return _call(_do_rewrite, str(path), offset, length, until)
 
 
+def step(path, places, length):
+    _call(_do_step, str(path), places, length)
+
+
 def scatter(path, places):
     _call(_do_scatter, str(path), places)
 
@@ -323,6 +333,8 @@ _OPERATIONS = {
     discard: _do_discard,
     zeroout: _do_zeroout,
     rewrite: _do_rewrite,
+    step: _do_step,
+    scatter: _do_scatter,
 }
 
 
