@@ -63,6 +63,7 @@ IMPROVEMENTS = {
     "tracepoints": "the stock module has none",
     "zeroes": "the stock module takes no request for zeroes: they are written, and take space; holes cannot be punched",
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
+    "cache": "the stock module asks the metadata for each mapping; it has no cache of them, and no parameter for its size",
     "version": "the stock module has no version of its own, and not all of its parameters a description",
     "stats": "the stock module counts nothing and knows no such message",
 }

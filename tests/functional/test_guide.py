@@ -128,6 +128,7 @@ def test_there_and_back(host, group, rig):
     thin.verify(0, MIB, seed=1)
 
 
+@pytest.mark.improvement("cache")
 @TUNING.shows((None, 1))
 def test_parameters_that_stay(rig):
     path = "/etc/modprobe.d/dm-thin-pool.conf"

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from lib import io, metadata, proc
-from lib.dm import Device, error_of
+from lib.dm import Device, dmsetup, error_of
 from lib.proc import wait_for
 from lib.thin import GIB, MIB
 
@@ -419,9 +419,16 @@ def test_forced_removal_of_a_thin_under_load(rig):
     again.verify(0, whole, seed=1)
 
 
-def test_deferred_remove(rig):
-    from lib.dm import dmsetup
+def is_let_go(disk):
+    try:
+        os.close(os.open(disk.path, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return False
+    return True
 
+
+def test_deferred_remove(rig):
     pool = rig.pool()
     thin = pool.thin(0)
     dmsetup("remove", "--deferred", pool.name)
@@ -429,6 +436,8 @@ def test_deferred_remove(rig):
     thin.fill_blocks(0, 1, seed=1)
     thin.remove()
     wait_for(lambda: not pool.exists(), "the pool goes with its last thin")
+    # Its name goes first.
+    wait_for(lambda: is_let_go(pool.meta), "the pool has closed its metadata")
 
 
 def test_many_short_lives(rig):
