@@ -168,6 +168,29 @@ void thin_stash_fill(struct thin_vol *vol)
 		thin_stash_return(vol);
 }
 
+/**
+ * thin_stash_take - a block for a write that map has left to the worker
+ * @vol: volume
+ * @vblock: its virtual block
+ * @block: set to the data block, reserved
+ *
+ * So that it lies beside those of its neighbours for which map takes blocks meanwhile.
+ *
+ * Return: false when the allocator has to be asked.
+ */
+bool thin_stash_take(struct thin_vol *vol, u64 vblock, u64 *block)
+{
+	struct thin_meta_space space;
+	bool r;
+
+	if (!has_room(vol->pool, &space))
+		return false;
+	spin_lock_irq(&vol->lock);
+	r = take_block(vol, vblock, block);
+	spin_unlock_irq(&vol->lock);
+	return r;
+}
+
 static void unstash(struct pool *pool, const struct thin_stash *run)
 {
 	u64 free = run->free;

@@ -177,12 +177,18 @@ struct thin_dev {
 };
 
 /* dm-thin-metadata.c */
+int meta_write_superblock(struct thin_meta *tm, const struct disk_superblock *sb);
+void meta_next_seq(struct thin_meta *tm);
+void meta_roll_back(struct thin_meta *tm);
 int meta_begin_change(struct thin_meta *tm);
 int meta_begin_freeing(struct thin_meta *tm);
 void meta_mutate(struct thin_meta *tm);
 void meta_end_change(struct thin_meta *tm, int error);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 void meta_end_read(struct thin_meta *tm);
+
+/* dm-thin-metadata-commit.c */
+void meta_settle(struct thin_meta *tm);
 int meta_commit_locked(struct thin_meta *tm);
 
 /* dm-thin-metadata-space.c */

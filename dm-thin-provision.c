@@ -364,6 +364,14 @@ static void start_io(struct thin_work *work)
 		dm_submit_bio_remap(bio, NULL);
 }
 
+static void start_with(struct thin_work *work, u64 block)
+{
+	list_del_init(&work->list);
+	work->block = block;
+	work->reserved = true;
+	start_io(work);
+}
+
 /**
  * thin_provision_start - reserve blocks for all gathered works and start them
  * @vol: volume; called by its worker
@@ -372,13 +380,17 @@ static void start_io(struct thin_work *work)
 void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 {
 	struct pool *pool = vol->pool;
-	struct thin_work *work;
+	struct thin_work *work, *tmp;
 	u64 begin, len, want = 0;
 	bool tried_again = false;
 	int r;
 
-	list_for_each_entry(work, works, list)
-		want++;
+	list_for_each_entry_safe(work, tmp, works, list) {
+		if (!want && thin_stash_take(vol, work->busy.begin, &begin))
+			start_with(work, begin);
+		else
+			want++;
+	}
 
 	while (want) {
 		pool_check_data_low_water(pool, want);
@@ -407,13 +419,8 @@ void thin_provision_start(struct thin_vol *vol, struct list_head *works)
 		pool_space_found(pool);
 		tried_again = false;
 		want -= len;
-		while (len--) {
-			work = list_first_entry(works, struct thin_work, list);
-			list_del_init(&work->list);
-			work->block = begin++;
-			work->reserved = true;
-			start_io(work);
-		}
+		while (len--)
+			start_with(list_first_entry(works, struct thin_work, list), begin++);
 	}
 }
 

@@ -680,6 +680,7 @@ int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 ex
 bool thin_is_finisher(struct thin_vol *vol);
 void thin_front_filler(struct work_struct *ws);
 void thin_stash_fill(struct thin_vol *vol);
+bool thin_stash_take(struct thin_vol *vol, u64 vblock, u64 *block);
 bool thin_stash_return(struct thin_vol *vol);
 bool thin_stash_return_all(struct pool *pool);
 

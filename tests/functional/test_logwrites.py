@@ -23,18 +23,14 @@ pytestmark = pytest.mark.deadline(900 + 60 * STEPS)
 
 
 class Crashed:
-    """The two devices as they are at one point of the log, in files."""
+    """The two devices as they are at one point of the log: what goes into a disk's file shows on the disk."""
 
     def __init__(self, rig):
         self.rig = rig
-        self.paths = [os.path.join(rig.directory, name) for name in ("crashed-meta", "crashed-data")]
-        for path, size in zip(self.paths, (META, DATA)):
-            with open(path, "wb") as file:
-                file.truncate(size)
-                if path.endswith("data"):
-                    for _ in range(size // MIB):
-                        file.write(SECRET)
-        self.files = [open(path, "r+b", buffering=0) for path in self.paths]
+        self.disks = [rig.disk(META), rig.disk(DATA)]
+        self.files = [open(disk.file, "r+b", buffering=0) for disk in self.disks]
+        for _ in range(DATA // MIB):
+            self.files[1].write(SECRET)
 
     def apply(self, entry):
         if entry.data is None or not entry.count:
@@ -45,16 +41,17 @@ class Crashed:
         self.files[which].write(entry.data)
 
     def check(self, thoroughly):
-        if not any(open(self.paths[0], "rb").read(4096)):
+        self.files[0].seek(0)
+        if not any(self.files[0].read(4096)):
             return False  # before the pool was formatted
         for series in ("0.9", "1") if thoroughly else ("0.9",):
-            verdict = proc.run(metadata.tool("thin_check", series), self.paths[0], check=False)
+            verdict = proc.run(metadata.tool("thin_check", series), self.disks[0], check=False)
             assert verdict.status == 0, f"thin_check {series}.x: {verdict.out}{verdict.err}"
         return True
 
     def open(self):
         """A pool on copies."""
-        disks = [self.rig.disk(size, content=path) for path, size in zip(self.paths, (META, DATA))]
+        disks = [self.rig.copy_of(disk) for disk in self.disks]
         return self.rig.pool(size=DATA, meta=disks[0], data=disks[1])
 
     def close(self, pool):

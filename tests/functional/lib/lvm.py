@@ -268,7 +268,14 @@ class Group:
 class EventDaemon:
     """A dmeventd of the test's own, in the foreground; it reads the group's configuration."""
 
+    FIFOS = ("/run/dmeventd-server", "/run/dmeventd-client")
+
     def __init__(self, group):
+        self.group = group
+        # One before it leaves them.
+        for path in self.FIFOS:
+            if os.path.exists(path):
+                os.unlink(path)
         self.log = open(os.path.join(group.directory, "dmeventd.log"), "w+", encoding="utf-8")
         env = dict(os.environ, LC_ALL="C", LVM_SUPPRESS_FD_WARNINGS="1")
         if not os.path.exists("/run/udev/control"):
@@ -284,13 +291,15 @@ class EventDaemon:
 
     def _listening(self):
         assert self.child.poll() is None, f"dmeventd ended: {self.said()}"
-        return os.path.exists("/run/dmeventd-server")
+        return all(os.path.exists(path) for path in self.FIFOS)
 
     def said(self):
         self.log.seek(0)
         return self.log.read()
 
     def stop(self):
+        # From now on commands must not look for it, or they start one themselves.
+        self.group.configure(monitoring=0)
         self.child.terminate()
         try:
             self.child.wait(proc.DEADLINE)
