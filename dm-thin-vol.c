@@ -435,8 +435,19 @@ static bool is_behind_parked(struct thin_vol *vol, struct bio *bio)
 	return !bio_list_empty(&vol->parked) && op_is_write(bio_op(bio)) && !thin_bio(bio)->unmaps;
 }
 
-/* Sort what is to be looked at now; parked ones come again when half of the room is free. */
-static void gather(struct thin_vol *vol, struct rb_root *sorted)
+static void sort_out(struct rb_root *sorted, struct bio_list *unmaps, struct bio *bio)
+{
+	if (thin_bio(bio)->unmaps)
+		bio_list_add(unmaps, bio);
+	else
+		sort_into(sorted, bio);
+}
+
+/*
+ * Sort what is to be looked at now; parked ones come again when half of the room is free.
+ * What unmaps comes last: it has kept others waiting, who are to have their turn now.
+ */
+static void gather(struct thin_vol *vol, struct rb_root *sorted, struct bio_list *unmaps)
 {
 	unsigned int room = THIN_MAX_WORKS - min(READ_ONCE(vol->nr_busy), THIN_MAX_WORKS);
 	struct bio_list bios;
@@ -449,12 +460,12 @@ static void gather(struct thin_vol *vol, struct rb_root *sorted)
 
 	if (room >= THIN_MAX_WORKS / 2)
 		while (room-- && (bio = bio_list_pop(&vol->parked)))
-			sort_into(sorted, bio);
+			sort_out(sorted, unmaps, bio);
 	while ((bio = bio_list_pop(&bios))) {
 		if (is_behind_parked(vol, bio))
 			bio_list_add(&vol->parked, bio);
 		else
-			sort_into(sorted, bio);
+			sort_out(sorted, unmaps, bio);
 	}
 }
 
@@ -462,13 +473,14 @@ static void gather(struct thin_vol *vol, struct rb_root *sorted)
 static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 {
 	struct rb_root sorted = RB_ROOT;
-	struct bio_list again;
+	struct bio_list unmaps, again;
 	bool short_of_memory;
 	struct rb_node *n;
 	struct bio *bio;
 
+	bio_list_init(&unmaps);
 	bio_list_init(&again);
-	gather(vol, &sorted);
+	gather(vol, &sorted, &unmaps);
 	while ((n = rb_first(&sorted))) {
 		struct thin_bio *tb = rb_entry(n, struct thin_bio, node);
 
@@ -477,6 +489,9 @@ static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 		if (!thin_map_deferred(vol, bio, works))
 			bio_list_add(&again, bio);
 	}
+	while ((bio = bio_list_pop(&unmaps)))
+		if (!thin_map_deferred(vol, bio, works))
+			bio_list_add(&again, bio);
 	short_of_memory = !bio_list_empty(&again) && READ_ONCE(vol->nr_busy) < THIN_MAX_WORKS;
 	bio_list_merge_head(&vol->parked, &again);
 	spin_lock_irq(&vol->lock);

@@ -1,5 +1,7 @@
 """Where the kernel's own module does too much, too little or the wrong thing: discards, deletion, commits, origins."""
 
+import os
+
 import pytest
 from lib import dm, io, metadata, proc
 from lib.proc import wait_for
@@ -49,7 +51,25 @@ def test_discards_end_under_a_load_of_writes(rig):
         pass
     for job in jobs:
         assert job.result() > 0
+    os.unlink(f"{rig.directory}/stop")
     thin.discard(0, 12 * MIB)
+    assert pool.status().used == 0
+
+
+def test_writes_end_under_a_load_of_discards(rig):
+    """Of the very range; there is always one under way and others that wait for it."""
+    pool = rig.pool()
+    thin = pool.thin(0)
+    stop = f"{rig.directory}/stop"
+    jobs = [io.Job(io.discard_again, thin.path, 0, (n + 1) * 4 * MIB, stop) for n in range(4)]
+    writer = io.Job(io.step, thin.path, [at * pool.block for at in range(32)] * 8, 4 * KIB)
+    assert writer.errno() is None
+    with open(stop, "w", encoding="ascii"):
+        pass
+    for job in jobs:
+        assert job.result() > 0
+    os.unlink(stop)
+    thin.discard(0, 16 * MIB)
     assert pool.status().used == 0
 
 

@@ -122,6 +122,15 @@ def _do_rewrite(path, offset, length, until):
     return done
 
 
+def _do_discard_again(path, offset, length, until):
+    """Discard a range until a file appears; how often."""
+    done = 0
+    while not os.path.exists(until):
+        _do_discard(path, offset, length)
+        done += 1
+    return done
+
+
 def _do_step(path, places, length):
     """So many bytes at each place, one place after another."""
     for place in places:
@@ -313,6 +322,10 @@ def rewrite(path, offset, length, until):
     return _call(_do_rewrite, str(path), offset, length, until)
 
 
+def discard_again(path, offset, length, until):
+    return _call(_do_discard_again, str(path), offset, length, until)
+
+
 def step(path, places, length):
     _call(_do_step, str(path), places, length)
 
@@ -333,6 +346,7 @@ _OPERATIONS = {
     discard: _do_discard,
     zeroout: _do_zeroout,
     rewrite: _do_rewrite,
+    discard_again: _do_discard_again,
     step: _do_step,
     scatter: _do_scatter,
 }
