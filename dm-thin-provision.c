@@ -442,7 +442,7 @@ static struct bio *next_ended(struct llist_node **node)
 		return NULL;
 	tb = llist_entry(*node, struct thin_bio, ended);
 	*node = (*node)->next;
-	return dm_bio_from_per_bio_data(tb, sizeof(*tb));
+	return thin_bio_owner(tb);
 }
 
 /*

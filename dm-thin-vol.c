@@ -420,7 +420,7 @@ static void sort_into(struct rb_root *root, struct bio *bio)
 
 		parent = *p;
 		tb = rb_entry(parent, struct thin_bio, node);
-		if (sector < dm_bio_from_per_bio_data(tb, sizeof(*tb))->bi_iter.bi_sector)
+		if (sector < thin_bio_owner(tb)->bi_iter.bi_sector)
 			p = &parent->rb_left;
 		else
 			p = &parent->rb_right;
@@ -469,6 +469,21 @@ static void gather(struct thin_vol *vol, struct rb_root *sorted, struct bio_list
 	}
 }
 
+/* Have the metadata that several bios need read at the same time; each then waits for its own. */
+static void read_together(struct thin_vol *vol, const struct rb_root *sorted)
+{
+	struct thin_map map;
+	struct rb_node *n;
+
+	for (n = rb_first(sorted); n; n = rb_next(n)) {
+		struct bio *bio = thin_bio_owner(rb_entry(n, struct thin_bio, node));
+		u64 vblock = pool_block(vol->pool, bio->bi_iter.bi_sector);
+
+		if (thin_dev_find(vol->td, vblock, false, &map) == -EWOULDBLOCK)
+			thin_dev_prefetch(vol->td, vblock);
+	}
+}
+
 /* Return: true when some had to be parked though there was room. */
 static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 {
@@ -481,11 +496,13 @@ static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 	bio_list_init(&unmaps);
 	bio_list_init(&again);
 	gather(vol, &sorted, &unmaps);
+	if (rb_first(&sorted) != rb_last(&sorted))
+		read_together(vol, &sorted);
 	while ((n = rb_first(&sorted))) {
 		struct thin_bio *tb = rb_entry(n, struct thin_bio, node);
 
 		rb_erase(n, &sorted);
-		bio = dm_bio_from_per_bio_data(tb, sizeof(*tb));
+		bio = thin_bio_owner(tb);
 		if (!thin_map_deferred(vol, bio, works))
 			bio_list_add(&again, bio);
 	}

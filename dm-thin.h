@@ -532,6 +532,11 @@ static inline struct thin_bio *thin_bio(struct bio *bio)
 	return dm_per_bio_data(bio, sizeof(struct thin_bio));
 }
 
+static inline struct bio *thin_bio_owner(struct thin_bio *tb)
+{
+	return dm_bio_from_per_bio_data(tb, sizeof(*tb));
+}
+
 static inline enum pool_mode pool_mode(const struct pool *pool)
 {
 	return READ_ONCE(pool->mode);

@@ -426,3 +426,22 @@ def test_block_that_others_have_is_copied(rig):
     pool.activate(2).verify_blocks(0, 4, seed=1)
     thin.verify_blocks(0, 4, seed=2)
     assert pool.status().used == 8
+
+
+def test_lookups_read_beside_each_other(rig):
+    """Each of another leaf of the mapping tree, behind one that is slow."""
+    pool = rig.pool(meta=rig.switch(), size=160 * MIB)
+    thin = pool.thin(0, sectors=2000 * 128)
+    io.scatter(thin.path, [n * pool.block for n in range(2000)])
+    rig.restart(pool)
+    thin = pool.activate(0, sectors=2000 * 128)
+    thin.read(0, 4 * KIB)  # what is above the leaves is in memory from here on
+    pool.meta.slow(reads=3000)
+    jobs = [io.Job(io.read, thin.path, n * 260 * pool.block, 4 * KIB) for n in range(1, 8)]
+    most = 0
+    while not all(job.done() for job in jobs):
+        most = max(most, pool.meta.held()[0])
+    for job in jobs:
+        assert job.result() == b"x" * 4 * KIB
+    pool.meta.good()
+    assert most >= 4

@@ -25,7 +25,8 @@ def host(modules, directory):
     proc.run("mount", "-t", "overlay", "-o", f"lowerdir={TREE},upperdir={layer}/upper,workdir={layer}/work", "host", TREE)
     modules.use("ours")
     yield modules
-    # udev may still be looking for a module there.
+    # It keeps the indexes of modules open for as long as it runs, and its workers a little longer.
+    proc.udev(False)
     proc.wait_for(lambda: proc.run("umount", TREE, check=False).status == 0, f"nobody looks into {TREE}")
     proc.run("rm", "-rf", layer, CHOICE)
 

@@ -4,7 +4,7 @@ import itertools
 import os
 
 from . import proc
-from .dm import Device, after_table_kind
+from .dm import Device, after_table_kind, dmsetup
 
 CONFIGFS = "/sys/kernel/config"
 HOUR = 3600000  # in ms
@@ -155,6 +155,15 @@ class Switch(Device):
         table = [f"0 {begin} linear {self.lower} 0"] if begin else []
         table += [f"{begin} {end - begin} error", f"{end} {self.sectors - end} linear {self.lower} {end}"]
         self._swap("\n".join(table))
+
+    def dust(self, offset, length):
+        """Bytes whose sectors cannot be read until they are written."""
+        if not os.path.isdir("/sys/module/dm_dust"):
+            proc.run("modprobe", "dm-dust", check=False)
+        self._swap(f"0 {self.sectors} dust {self.lower} 0 512")
+        for sector in range(offset // 512, (offset + length) // 512):
+            dmsetup("message", self.name, 0, f"addbadblock {sector}")
+        dmsetup("message", self.name, 0, "enable")
 
     def slow(self, reads=0, writes=0):
         """So many milliseconds more for each; flushes stay quick."""

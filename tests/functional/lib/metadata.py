@@ -103,6 +103,35 @@ def free_ranges(disk):
     return ranges
 
 
+def first_child(disk, block):
+    """What the first entry of a node with values of 8 bytes says; None of an empty one."""
+    raw = io.read(disk, block * BLOCK, BLOCK)
+    entries, most, size = struct.unpack_from("<III", raw, 16)
+    assert size == 8
+    return struct.unpack_from("<Q", raw, 32 + 8 * most)[0] if entries else None
+
+
+def one_of_each_kind(disk):
+    """{kind: a block of that kind}. The first thin's tree must have an inner node, some count must be above 2."""
+    raw = Superblock(disk).raw
+    thins, details = struct.unpack_from("<QQ", raw, 320)
+    (counts,) = struct.unpack_from("<Q", raw, 64 + 24)
+    data, own = FirstBitmap(disk, of_data=True), FirstBitmap(disk, of_data=False)
+    inner = first_child(disk, thins)
+    return {
+        "superblock": 0,
+        "thins": thins,
+        "inner": inner,
+        "leaf": first_child(disk, inner),
+        "details": details,
+        "data-index": data.holder,
+        "data-bitmap": data.block,
+        "data-counts": counts,
+        "metadata-index": own.holder,
+        "metadata-bitmap": own.block,
+    }
+
+
 # -- the checkers ----------------------------------------------------------------------
 
 _found = {}
