@@ -132,7 +132,7 @@ static struct thin_discard *next_discard(struct thin_vol *vol)
 	struct thin_discard *d;
 
 	list_for_each_entry(d, &vol->discards, list)
-		/* Pairs with the end of waiting in thin_busy_release(). */
+		/* Pairs with grant(). */
 		if (!smp_load_acquire(&d->busy.waits))
 			return d;
 	return NULL;

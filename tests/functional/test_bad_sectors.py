@@ -7,7 +7,7 @@ import pytest
 from lib import dm, io, metadata, proc
 from lib.dm import DmError
 from lib.slots import SLOT, Slots
-from lib.thin import KIB, MIB, SECTOR
+from lib.thin import KIB, MIB
 
 KINDS = [
     "superblock", "thins", "inner", "leaf", "details",
