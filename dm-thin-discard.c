@@ -2,10 +2,9 @@
 /*
  * Road 3: unmapping.
  *
- * A discard claims its whole blocks, so that no block of the range is in road
- * 2 meanwhile, and unmaps them in bounded steps between which the worker does
- * other things.  Writers that come while it waits for its range wait behind it, so that
- * it does not wait for ever.  Its bio completes when the last mapping has gone; passing the
+ * A discard claims its whole blocks: no work begins in the range meanwhile, and when those
+ * that had begun have ended it is unmapped in bounded steps, between which the worker does
+ * other things.  Its bio completes when the last mapping has gone; passing the
  * blocks down to the data device follows behind, after the commit that made
  * the loss durable (dm-thin-reclaim.c).
  *
@@ -74,9 +73,9 @@ int thin_discard_map(struct thin_target *tt, struct bio *bio)
  * @vol: volume; called by its worker
  * @bio: as it came to thin_discard_map()
  *
- * Return: false when there is no memory; @bio has to come again.
+ * Return: 0, or -ENOMEM: @bio has to come again.
  */
-bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
+int thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 {
 	struct pool *pool = vol->pool;
 	struct thin_discard *d;
@@ -84,24 +83,20 @@ bool thin_discard_begin(struct thin_vol *vol, struct bio *bio)
 
 	if (!can_unmap(pool) || !thin_whole_blocks(pool, bio, &begin, &end)) {
 		end_unserved(bio);
-		return true;
+		return 0;
 	}
 	if (READ_ONCE(vol->fences)) {
 		thin_vol_hold_fenced(vol, bio);
-		return true;
+		return 0;
 	}
 	d = mempool_alloc(&pool->discard_mempool, GFP_NOWAIT);
 	if (!d)
-		return false;
+		return -ENOMEM;
 	d->bio = bio;
 	d->next = begin;
-	if (!thin_busy_await(vol, &d->busy, begin, end, bio)) {
+	if (!thin_busy_claim_discard(vol, d, begin, end))
 		mempool_free(d, &pool->discard_mempool);
-		return true;
-	}
-	list_add_tail(&d->list, &vol->discards);
-	thin_vol_kick(vol);
-	return true;
+	return 0;
 }
 
 static void finish(struct thin_vol *vol, struct thin_discard *d, blk_status_t status)
@@ -110,8 +105,7 @@ static void finish(struct thin_vol *vol, struct thin_discard *d, blk_status_t st
 	struct bio_list waiters;
 
 	bio_list_init(&waiters);
-	list_del(&d->list);
-	thin_busy_release(vol, &d->busy, &waiters);
+	thin_busy_release_discard(vol, d, &waiters);
 	mempool_free(d, &vol->pool->discard_mempool);
 	thin_vol_defer_list(vol, &waiters);
 	thin_end_bio(bio, status);
@@ -126,16 +120,22 @@ static void dropped(void *arg, u64 begin, u64 len)
 		thin_reclaim_drop(vol->pool, begin, len);
 }
 
-/* The first that has its range. */
 static struct thin_discard *next_discard(struct thin_vol *vol)
 {
 	struct thin_discard *d;
 
-	list_for_each_entry(d, &vol->discards, list)
-		/* Pairs with grant(). */
-		if (!smp_load_acquire(&d->busy.waits))
-			return d;
-	return NULL;
+	spin_lock_irq(&vol->lock);
+	d = list_first_entry_or_null(&vol->discards, struct thin_discard, list);
+	spin_unlock_irq(&vol->lock);
+	return d;
+}
+
+/* Discards of one volume take turns. */
+static void let_others(struct thin_vol *vol, struct thin_discard *d)
+{
+	spin_lock_irq(&vol->lock);
+	list_move_tail(&d->list, &vol->discards);
+	spin_unlock_irq(&vol->lock);
 }
 
 /**
@@ -181,9 +181,8 @@ bool thin_discard_step(struct thin_vol *vol)
 	} else if (next >= d->busy.end) {
 		finish(vol, d, BLK_STS_OK);
 	} else {
-		/* Discards of one volume take turns. */
 		d->next = next;
-		list_move_tail(&d->list, &vol->discards);
+		let_others(vol, d);
 	}
 	pool_after_change(pool);
 	return next_discard(vol);

@@ -465,7 +465,7 @@ int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 ex
 	busy = thin_busy_find(vol, vblock, vblock + 1);
 	if (busy) {
 		r = follow(vol, busy, bio);
-	} else if (work && !READ_ONCE(vol->crowded) && vol->nr_busy < THIN_MAX_WORKS &&
+	} else if (work && !READ_ONCE(vol->crowded) && vol->nr_works < THIN_MAX_WORKS &&
 		   take_block(vol, vblock, &work->block)) {
 		thin_busy_add(vol, &work->busy, vblock, vblock + 1);
 		plug(vol);

@@ -403,26 +403,26 @@ static bool needs_block(struct thin_vol *vol, struct bio *bio, u64 vblock, u64 *
 	return true;
 }
 
-static bool map_write(struct thin_vol *vol, struct bio *bio, u64 vblock, struct list_head *works)
+static int map_write(struct thin_vol *vol, struct bio *bio, u64 vblock, struct list_head *works)
 {
 	struct thin_work *work;
 	u64 expect;
 
 	if (thin_provision_join(bio, vblock, works))
-		return true;
+		return 0;
 	/* Not even a lookup for what may have to come again. */
-	if (READ_ONCE(vol->nr_busy) >= THIN_MAX_WORKS)
-		return false;
+	if (READ_ONCE(vol->nr_works) >= THIN_MAX_WORKS)
+		return -EBUSY;
 	work = thin_work_create(bio);
 	if (!work)
-		return false;
+		return -ENOMEM;
 	if (!thin_busy_claim(vol, &work->busy, vblock, vblock + 1, bio))
 		thin_work_free(work);
 	else if (needs_block(vol, bio, vblock, &expect))
 		thin_provision_add(work, bio, expect, works);
 	else
 		thin_work_drop(work);
-	return true;
+	return 0;
 }
 
 /**
@@ -431,21 +431,21 @@ static bool map_write(struct thin_vol *vol, struct bio *bio, u64 vblock, struct 
  * @bio: as deferred
  * @works: gets blocks that have to be provisioned
  *
- * Return: false when there is no room for another work; the bio then has to
- * come again.
+ * Return: 0, or why the bio has to come again: -EBUSY when there is no room for another
+ * work, -ENOMEM.
  */
-bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works)
+int thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works)
 {
 	u64 vblock = pool_block(vol->pool, bio->bi_iter.bi_sector);
 
 	if (pool_mode(vol->pool) == PM_FAIL) {
 		thin_end_bio(bio, pool_error_status(vol->pool));
-		return true;
+		return 0;
 	}
 	if (thin_bio(bio)->unmaps)
 		return thin_discard_begin(vol, bio);
 	if (op_is_write(bio_op(bio)))
 		return map_write(vol, bio, vblock, works);
 	map_read(vol, bio, vblock);
-	return true;
+	return 0;
 }

@@ -5,7 +5,7 @@
  * A bio that map cannot finish comes here.  The worker of the volume first
  * finishes what has completed, then sorts what has gathered and sends each bio
  * down its road.  What others add to or look at meanwhile is under vol->lock:
- * deferred bios, completed works, and the tree of busy ranges.
+ * deferred bios, completed works, and the trees of busy ranges.
  */
 #include "dm-thin.h"
 #include "dm-thin-trace.h"
@@ -49,38 +49,43 @@ static void link(struct rb_root *root, struct thin_busy *busy)
 	rb_insert_color(&busy->node, root);
 }
 
-static void init(struct thin_busy *busy, u64 begin, u64 end)
+static void add(struct thin_vol *vol, struct rb_root *root, struct thin_busy *busy,
+		u64 begin, u64 end)
 {
 	busy->begin = begin;
 	busy->end = end;
 	busy->open = false;
-	busy->waits = false;
 	bio_list_init(&busy->waiters);
-}
-
-static void claim(struct thin_vol *vol, struct thin_busy *busy)
-{
-	link(&vol->busy, busy);
+	link(root, busy);
 	WRITE_ONCE(vol->nr_busy, vol->nr_busy + 1);
 }
 
+/* The last thing that is done to @vol: its closer goes on then. */
+static void count_out(struct thin_vol *vol)
+{
+	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
+	if (!vol->nr_busy)
+		wake_up(&vol->idle);
+}
+
 /**
- * thin_busy_find - a range that keeps others from claiming any of [begin, end)
+ * thin_busy_find - a range that keeps a work from beginning in any of [begin, end)
  * @vol: volume; lock held
  * @begin: first virtual block
  * @end: one past the last
  *
- * One that waits itself counts as well, and first: who comes later comes later.
+ * That of a discard first: it may be waiting for works itself, and who comes later comes
+ * later.
  *
  * Return: the range or NULL.
  */
 struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
 {
-	return find(&vol->awaited, begin, end) ?: find(&vol->busy, begin, end);
+	return find(&vol->unmapped, begin, end) ?: find(&vol->works, begin, end);
 }
 
 /**
- * thin_busy_add - claim [begin, end), which thin_busy_find() finds to be free
+ * thin_busy_add - claim [begin, end), which thin_busy_find() finds to be free, for a work
  * @vol: volume; lock held
  * @busy: the caller's, until thin_busy_release()
  * @begin: first virtual block
@@ -89,12 +94,12 @@ struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end)
 void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end)
 {
 	lockdep_assert_held(&vol->lock);
-	init(busy, begin, end);
-	claim(vol, busy);
+	add(vol, &vol->works, busy, begin, end);
+	WRITE_ONCE(vol->nr_works, vol->nr_works + 1);
 }
 
 /**
- * thin_busy_claim - claim [begin, end), or wait for who has claimed a part of it
+ * thin_busy_claim - claim [begin, end) for a work, or wait for who has a part of it
  * @vol: volume
  * @busy: as for thin_busy_add()
  * @begin: first virtual block
@@ -121,74 +126,62 @@ bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u6
 }
 
 /**
- * thin_busy_await - claim [begin, end) as soon as all who have parts of it are done
+ * thin_busy_claim_discard - claim [begin, end) for a discard
  * @vol: volume
- * @busy: as for thin_busy_add(); its waits is true until the range is claimed, and the
- *	worker is kicked then
+ * @d: the discard, its bio set; its turn in vol->discards comes when the works that are under
+ *	way in the range have ended
  * @begin: first virtual block
  * @end: one past the last
- * @bio: waits if another range is awaited that overlaps; not the caller's any more then
  *
- * For ranges of many blocks, of which one or another is always busy when there are many
- * writers.  Nobody claims anything of it before.  Process context.
+ * No work begins in the range from now on, or one or another would always be under way there
+ * when there are many writers.  A discard that comes upon another waits behind it as a write
+ * would: behind writes that have come before it.  As long as one does, so do all that come
+ * after it, or a wide one would never find its range without others.  Process context.
  *
- * Return: false when @bio waits.
+ * Return: true when the range is claimed, false when the bio waits.
  */
-bool thin_busy_await(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
-		     struct bio *bio)
+bool thin_busy_claim_discard(struct thin_vol *vol, struct thin_discard *d, u64 begin, u64 end)
 {
 	struct thin_busy *other;
 
 	spin_lock_irq(&vol->lock);
-	other = find(&vol->awaited, begin, end);
+	other = vol->before_discards ?: find(&vol->unmapped, begin, end);
 	if (other) {
-		bio_list_add(&other->waiters, bio);
+		bio_list_add(&other->waiters, d->bio);
+		vol->before_discards = other;
 	} else {
-		init(busy, begin, end);
-		if (find(&vol->busy, begin, end)) {
-			busy->waits = true;
-			link(&vol->awaited, busy);
-		} else {
-			claim(vol, busy);
-		}
+		add(vol, &vol->unmapped, &d->busy, begin, end);
+		if (!find(&vol->works, begin, end))
+			list_add_tail(&d->list, &vol->discards);
 	}
 	spin_unlock_irq(&vol->lock);
 	return !other;
 }
 
-/* A range was released: those that waited for no more than that have their turn. */
-static void grant(struct thin_vol *vol, u64 begin, u64 end)
+/* A work has ended: a discard that waited for no other has its turn. */
+static void grant(struct thin_vol *vol, struct thin_busy *work)
 {
-	struct thin_busy *busy = find(&vol->awaited, begin, end);
+	struct thin_busy *busy = find(&vol->unmapped, work->begin, work->end);
 
-	while (busy && busy->begin < end) {
-		struct rb_node *next = rb_next(&busy->node);
-
-		if (!find(&vol->busy, busy->begin, busy->end)) {
-			rb_erase(&busy->node, &vol->awaited);
-			claim(vol, busy);
-			/* Pairs with next_discard(). */
-			smp_store_release(&busy->waits, false);
-			thin_vol_kick(vol);
-		}
-		busy = rb_entry_safe(next, struct thin_busy, node);
-	}
+	if (!busy || find(&vol->works, busy->begin, busy->end))
+		return;
+	list_add_tail(&container_of(busy, struct thin_discard, busy)->list, &vol->discards);
+	thin_vol_kick(vol);
 }
 
 static void release(struct thin_vol *vol, struct thin_busy *busy)
 {
-	rb_erase(&busy->node, &vol->busy);
-	grant(vol, busy->begin, busy->end);
-	WRITE_ONCE(vol->nr_busy, vol->nr_busy - 1);
-	if (!vol->nr_busy)
-		wake_up(&vol->idle);
+	rb_erase(&busy->node, &vol->works);
+	grant(vol, busy);
+	WRITE_ONCE(vol->nr_works, vol->nr_works - 1);
 	/* Half of the room is free again; not only the worker ends works. */
-	if (vol->crowded && vol->nr_busy == THIN_MAX_WORKS / 2)
+	if (vol->crowded && vol->nr_works == THIN_MAX_WORKS / 2)
 		thin_vol_kick(vol);
+	count_out(vol);
 }
 
 /**
- * thin_busy_release - give a range up
+ * thin_busy_release - give the range of a work up
  * @vol: volume
  * @busy: the range
  * @waiters: gets the bios that waited for it
@@ -206,7 +199,26 @@ void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_
 }
 
 /**
- * thin_busy_next_waiter - a bio that waits for a range; give the range up if there is none
+ * thin_busy_release_discard - give the range of a discard up that has had its turn
+ * @vol: volume
+ * @d: the discard
+ * @waiters: gets the bios that waited for it
+ */
+void thin_busy_release_discard(struct thin_vol *vol, struct thin_discard *d,
+			       struct bio_list *waiters)
+{
+	spin_lock_irq(&vol->lock);
+	bio_list_merge(waiters, &d->busy.waiters);
+	list_del(&d->list);
+	rb_erase(&d->busy.node, &vol->unmapped);
+	if (vol->before_discards == &d->busy)
+		vol->before_discards = NULL;
+	count_out(vol);
+	spin_unlock_irq(&vol->lock);
+}
+
+/**
+ * thin_busy_next_waiter - a bio that waits for a work; give the range up if there is none
  * @vol: volume
  * @busy: the range; the caller's alone again after the last
  *
@@ -257,9 +269,9 @@ void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
 }
 
 /**
- * thin_vol_defer_list - give bios to the worker; empties the list
+ * thin_vol_defer_list - give bios to the worker that have waited; empties the list
  * @vol: volume
- * @bios: as in thin_vol_defer()
+ * @bios: as in thin_vol_defer(); they go before those that are deferred already
  */
 void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 {
@@ -268,7 +280,7 @@ void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 	if (bio_list_empty(bios))
 		return;
 	spin_lock_irqsave(&vol->lock, flags);
-	bio_list_merge(&vol->deferred, bios);
+	bio_list_merge_head(&vol->deferred, bios);
 	bio_list_init(bios);
 	thin_vol_kick(vol);
 	spin_unlock_irqrestore(&vol->lock, flags);
@@ -359,7 +371,7 @@ void thin_vol_unfence(struct thin_vol *vol)
 	/* Who sees no fence sees the snapshot. */
 	smp_store_release(&vol->fences, vol->fences - 1);
 	if (!vol->fences) {
-		bio_list_merge(&vol->deferred, &vol->fenced);
+		bio_list_merge_head(&vol->deferred, &vol->fenced);
 		bio_list_init(&vol->fenced);
 		thin_vol_kick(vol);
 	}
@@ -432,7 +444,7 @@ static void sort_into(struct rb_root *root, struct bio *bio)
 /* Does a bio have to wait behind those that found no room? */
 static bool is_behind_parked(struct thin_vol *vol, struct bio *bio)
 {
-	return !bio_list_empty(&vol->parked) && op_is_write(bio_op(bio)) && !thin_bio(bio)->unmaps;
+	return !bio_list_empty(&vol->parked) && op_is_write(bio_op(bio));
 }
 
 static void sort_out(struct rb_root *sorted, struct bio_list *unmaps, struct bio *bio)
@@ -449,7 +461,7 @@ static void sort_out(struct rb_root *sorted, struct bio_list *unmaps, struct bio
  */
 static void gather(struct thin_vol *vol, struct rb_root *sorted, struct bio_list *unmaps)
 {
-	unsigned int room = THIN_MAX_WORKS - min(READ_ONCE(vol->nr_busy), THIN_MAX_WORKS);
+	unsigned int room = THIN_MAX_WORKS - min(READ_ONCE(vol->nr_works), THIN_MAX_WORKS);
 	struct bio_list bios;
 	struct bio *bio;
 
@@ -484,15 +496,17 @@ static void read_together(struct thin_vol *vol, const struct rb_root *sorted)
 	}
 }
 
-/* Return: true when some had to be parked though there was room. */
+/* Return: true when some had to be parked for want of memory. */
 static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 {
 	struct rb_root sorted = RB_ROOT;
-	struct bio_list unmaps, again;
-	bool short_of_memory;
+	struct bio_list bios, unmaps, again;
+	bool short_of_memory = false;
 	struct rb_node *n;
 	struct bio *bio;
+	int r;
 
+	bio_list_init(&bios);
 	bio_list_init(&unmaps);
 	bio_list_init(&again);
 	gather(vol, &sorted, &unmaps);
@@ -502,14 +516,15 @@ static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 		struct thin_bio *tb = rb_entry(n, struct thin_bio, node);
 
 		rb_erase(n, &sorted);
-		bio = thin_bio_owner(tb);
-		if (!thin_map_deferred(vol, bio, works))
-			bio_list_add(&again, bio);
+		bio_list_add(&bios, thin_bio_owner(tb));
 	}
-	while ((bio = bio_list_pop(&unmaps)))
-		if (!thin_map_deferred(vol, bio, works))
+	bio_list_merge(&bios, &unmaps);
+	while ((bio = bio_list_pop(&bios))) {
+		r = thin_map_deferred(vol, bio, works);
+		if (r)
 			bio_list_add(&again, bio);
-	short_of_memory = !bio_list_empty(&again) && READ_ONCE(vol->nr_busy) < THIN_MAX_WORKS;
+		short_of_memory |= r == -ENOMEM;
+	}
 	bio_list_merge_head(&vol->parked, &again);
 	spin_lock_irq(&vol->lock);
 	vol->crowded = !bio_list_empty(&vol->parked);
@@ -537,7 +552,7 @@ static void work_on_vol(struct work_struct *ws)
 
 	/* One step at a time, so that a long discard does not hold up writers. */
 	if (more || (!short_of_memory && !bio_list_empty(&vol->parked) &&
-		     READ_ONCE(vol->nr_busy) <= THIN_MAX_WORKS / 2))
+		     READ_ONCE(vol->nr_works) <= THIN_MAX_WORKS / 2))
 		thin_vol_kick(vol);
 }
 
@@ -552,8 +567,8 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 		return ERR_PTR(-ENOMEM);
 	vol->pool = pool;
 	vol->id = id;
-	vol->busy = RB_ROOT;
-	vol->awaited = RB_ROOT;
+	vol->works = RB_ROOT;
+	vol->unmapped = RB_ROOT;
 	refcount_set(&vol->ref, 1);
 	spin_lock_init(&vol->lock);
 	bio_list_init(&vol->deferred);

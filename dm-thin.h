@@ -322,12 +322,14 @@ struct thin_stash {
  * @held: bios that wait for data space; lock
  * @fences: snapshots of the device that are being made; written under lock
  * @fenced: writes and discards that wait for them; lock
- * @parked: writes that found no room in road 2, the oldest first; worker only
+ * @parked: writes that found no room in road 2 and what came after them, the oldest first;
+ *	worker only
  * @crowded: there are some: nobody overtakes them; lock
- * @busy: ranges of virtual blocks in roads 2 and 3, never overlapping; lock
- * @awaited: ranges of road 3 that overlap some of these and are to be the next, never
- *	overlapping each other; lock
- * @nr_busy: how many are in @busy; written under lock
+ * @works: virtual blocks in road 2, never overlapping; lock
+ * @unmapped: ranges in road 3, never overlapping each other; no work begins in them; lock
+ * @before_discards: in @unmapped, and the one that other discards wait for; or NULL; lock
+ * @nr_works: how many are in @works; written under lock
+ * @nr_busy: how many are in @works and @unmapped; written under lock
  * @stash: reserved data blocks; lock
  * @stash_low: more are wanted; a hint, who finds too few sets it again
  * @plugs: submitters that have not unplugged yet; written under lock
@@ -336,7 +338,7 @@ struct thin_stash {
  * @done: works whose I/O has ended; lock
  * @fills: works whose block is to be filled; lock
  * @filler: fills them, on pool->fill_wq
- * @discards: discards in progress, or waiting for their ranges; worker only
+ * @discards: discards that wait for no work in their ranges; they go on by turns; lock
  * @work: the worker
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
@@ -362,8 +364,10 @@ struct thin_vol {
 	struct bio_list fenced;
 	struct bio_list parked;
 	bool crowded;
-	struct rb_root busy;
-	struct rb_root awaited;
+	struct rb_root works;
+	struct rb_root unmapped;
+	struct thin_busy *before_discards;
+	unsigned int nr_works;
 	unsigned int nr_busy;
 	struct thin_stash stash[THIN_STASH_RUNS];
 	bool stash_low;
@@ -415,14 +419,12 @@ struct thin_target {
 
 /**
  * struct thin_busy - a range of virtual blocks that belongs to one work or discard
- * @node: in vol->busy, or in vol->awaited
+ * @node: in vol->works or vol->unmapped
  * @begin: first block
  * @end: one past the last
  * @waiters: bios that start again, or go on, when the range is released; vol->lock
  * @open: a work that takes further writes (thin_work_join()); set with release when
  *	all of the work is known, cleared under vol->lock
- * @waits: a range that is not claimed yet (thin_busy_await()); set under vol->lock, cleared
- *	there with release
  */
 struct thin_busy {
 	struct rb_node node;
@@ -430,7 +432,6 @@ struct thin_busy {
 	u64 end;
 	struct bio_list waiters;
 	bool open;
-	bool waits;
 };
 
 /**
@@ -484,7 +485,7 @@ struct thin_work {
 /**
  * struct thin_discard - a discard on road 3
  * @busy: its whole blocks
- * @list: in vol->discards
+ * @list: in vol->discards, unless works are under way in the range; vol->lock
  * @bio: the discard
  * @next: first block that is not unmapped yet
  */
@@ -648,15 +649,16 @@ struct thin_busy *thin_busy_find(struct thin_vol *vol, u64 begin, u64 end);
 void thin_busy_add(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end);
 bool thin_busy_claim(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
 		     struct bio *bio);
-bool thin_busy_await(struct thin_vol *vol, struct thin_busy *busy, u64 begin, u64 end,
-		     struct bio *bio);
 void thin_busy_release(struct thin_vol *vol, struct thin_busy *busy, struct bio_list *waiters);
+bool thin_busy_claim_discard(struct thin_vol *vol, struct thin_discard *d, u64 begin, u64 end);
+void thin_busy_release_discard(struct thin_vol *vol, struct thin_discard *d,
+			       struct bio_list *waiters);
 struct bio *thin_busy_next_waiter(struct thin_vol *vol, struct thin_busy *busy);
 
 /* ---- dm-thin-map.c ---- */
 
 int thin_map_bio(struct thin_target *tt, struct bio *bio);
-bool thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works);
+int thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works);
 bool thin_map_again(struct thin_vol *vol, struct bio *bio, u64 block);
 
 /* ---- dm-thin-provision.c ---- */
@@ -701,7 +703,7 @@ void thin_fill_exit(struct pool *pool);
 
 int thin_discard_map(struct thin_target *tt, struct bio *bio);
 bool thin_whole_blocks(struct pool *pool, struct bio *bio, u64 *begin, u64 *end);
-bool thin_discard_begin(struct thin_vol *vol, struct bio *bio);
+int thin_discard_begin(struct thin_vol *vol, struct bio *bio);
 bool thin_discard_step(struct thin_vol *vol);
 int thin_discard_init(struct pool *pool);
 void thin_discard_exit(struct pool *pool);

@@ -61,7 +61,9 @@ def test_writes_end_under_a_load_of_discards(rig):
     pool = rig.pool()
     thin = pool.thin(0)
     stop = f"{rig.directory}/stop"
-    jobs = [io.Job(io.discard_again, thin.path, 0, (n + 1) * 4 * MIB, stop) for n in range(4)]
+    # The kernel discards on one device after the other.
+    beside = [rig.device(f"0 {thin.sectors} linear {thin} 0") for _ in range(4)]
+    jobs = [io.Job(io.discard_again, device.path, 0, (n + 1) * 4 * MIB, stop) for n, device in enumerate(beside)]
     writer = io.Job(io.step, thin.path, [at * pool.block for at in range(32)] * 8, 4 * KIB)
     assert writer.errno() is None
     with open(stop, "w", encoding="ascii"):
@@ -69,25 +71,34 @@ def test_writes_end_under_a_load_of_discards(rig):
     for job in jobs:
         assert job.result() > 0
     os.unlink(stop)
+    for device in beside:
+        device.remove()
     thin.discard(0, 16 * MIB)
     assert pool.status().used == 0
 
 
 @pytest.mark.improvement("B25")
-def test_discard_does_not_wait_for_the_last_write(rig):
-    """First writes on the range of one discard are under way at any time, by turns of 12, from before it to after it."""
+def test_discard_does_not_wait_for_later_writes(rig):
+    """One write to its range has begun before it, one begins while it waits for that."""
     pool = rig.pool(data=rig.switch(64 * MIB))
     thin = pool.thin(0)
-    pool.data.slow(writes=50)
-    # Each begins when its process does, so that they do not keep step and leave gaps.
-    jobs = [io.Job(io.step, thin.path, [at * pool.block for at in range(n, 1000, 12)], pool.block) for n in range(12)]
-    wait_for(lambda: thin.status().mapped >= 100 * 128, "the writers are at work", pause=0.005)
-    thin.discard(0, 1000 * pool.block)
-    # The last ones would leave gaps again.
-    assert sum(job.done() for job in jobs) < 6, "the discard came last"
+    # As above: others come by another one.
+    beside = rig.device(f"0 {thin.sectors} linear {thin} 0")
+    pool.data.hold(writes=True)
+    jobs = []
+    for operation, first, blocks, *seed in (io.fill, 0, 1, 1), (io.discard, 0, 8), (io.fill, 4, 1, 2):
+        jobs.append(io.Job(operation, thin.path, first * pool.block, blocks * pool.block, *seed))
+        wait_for(jobs[-1].sleeps, "the request is on its way")
+        # Nothing to do, but its turn comes after that of what is there already.
+        io.discard(beside.path, 100 * pool.block, pool.block)
+    assert not any(job.done() for job in jobs)
+    pool.data.good()
     for job in jobs:
-        job.result()
-    assert 0 < pool.status().used < 1000
+        assert job.errno() is None
+    beside.remove()
+    assert pool.status().used == 1
+    thin.zero_blocks(0, 4)
+    thin.verify(4 * pool.block, pool.block, 2)
 
 
 # -- deletion ----------------------------------------------------------------------------

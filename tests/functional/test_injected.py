@@ -8,7 +8,6 @@ import random
 import time
 
 import pytest
-from lib import metadata
 from lib.dm import DmError
 from lib.slots import SLOT, Slots
 from lib.thin import MIB, SECTOR
@@ -71,18 +70,6 @@ def load(pool, thin, slots, chance):
     return failed
 
 
-def recover(rig, pool):
-    """What an administrator does: down, checked, up again."""
-    rig.stop_quietly(pool)
-    metadata.check(pool.meta)
-    if metadata.Superblock(pool.meta).needs_check:
-        metadata.clear_needs_check(pool.meta)
-    rig.pools.append(pool)
-    pool.checked = True
-    pool.start()
-    return pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
-
-
 @pytest.mark.parametrize("what", ["failslab", "fail_page_alloc", "fail_make_request"])
 @pytest.mark.spared("broken-stress")
 def test_nothing_promised_is_lost(rig, what):
@@ -101,7 +88,8 @@ def test_nothing_promised_is_lost(rig, what):
             failed += load(pool, thin, slots, chance)
         # The pool may have become read-only; what it says it has must be there all the same.
         Slots.prove(thin, *slots.now())
-        thin = recover(rig, pool)
+        rig.recover(pool)
+        thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
         Slots.prove(thin, *slots.now())
         assert pool.status().mode == "rw"
         assert slots.write(thin) is None

@@ -11,10 +11,8 @@ from lib.thin import KIB, MIB
 
 def need_target(name):
     """Skip where the kernel has no such device-mapper target."""
-    if name not in dm.targets():
-        proc.run("modprobe", f"dm-{name}", check=False)
-        if name not in dm.targets():
-            pytest.skip(f"this kernel has no device-mapper target '{name}'")
+    if not dm.have_target(name):
+        pytest.skip(f"this kernel has no device-mapper target '{name}'")
 
 
 def use_everything(pool, thin, seed=1):

@@ -82,9 +82,10 @@ def test_pool_that_is_being_removed(rig):
     meta = rig.switch()
     pool = rig.pool(meta=meta)
     thin = pool.thin(0)
+    # Before there is anything to commit, which happens by itself after a second.
+    meta.hold(writes=True)
     thin.fill_blocks(0, 4, seed=1)
     thin.remove()
-    meta.hold(writes=True)
     removal = proc.start("dmsetup", "remove", pool.name)
     proc.wait_for(lambda: meta.held()[1], "the last commit writes")
     assert removal.poll() is None

@@ -4,7 +4,7 @@ import itertools
 import os
 
 from . import proc
-from .dm import Device, after_table_kind, dmsetup
+from .dm import Device, after_table_kind, dmsetup, have_target
 
 CONFIGFS = "/sys/kernel/config"
 HOUR = 3600000  # in ms
@@ -142,8 +142,7 @@ class Switch(Device):
         self.slowed = False
 
     def fail_writes(self):
-        if not os.path.isdir("/sys/module/dm_flakey"):
-            proc.run("modprobe", "dm-flakey", check=False)
+        have_target("flakey")
         self._swap(f"0 {self.sectors} flakey {self.lower} 0 0 3600 1 error_writes")
 
     def fail_all(self):
@@ -158,8 +157,7 @@ class Switch(Device):
 
     def dust(self, offset, length):
         """Bytes whose sectors cannot be read until they are written."""
-        if not os.path.isdir("/sys/module/dm_dust"):
-            proc.run("modprobe", "dm-dust", check=False)
+        have_target("dust")
         self._swap(f"0 {self.sectors} dust {self.lower} 0 512")
         for sector in range(offset // 512, (offset + length) // 512):
             dmsetup("message", self.name, 0, f"addbadblock {sector}")
@@ -167,8 +165,7 @@ class Switch(Device):
 
     def slow(self, reads=0, writes=0):
         """So many milliseconds more for each; flushes stay quick."""
-        if not os.path.isdir("/sys/module/dm_delay"):
-            proc.run("modprobe", "dm-delay", check=False)
+        have_target("delay")
         self._swap(f"0 {self.sectors} delay {self.lower} 0 {reads} {self.lower} 0 {writes} {self.lower} 0 0")
         self.slowed = True
 

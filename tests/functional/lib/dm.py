@@ -58,6 +58,13 @@ def targets():
     return found
 
 
+def have_target(name):
+    """Does the kernel have it, as a module perhaps?"""
+    if name not in targets():
+        proc.run("modprobe", f"dm-{name}", check=False)
+    return name in targets()
+
+
 class Device:
     """A mapped device by name. The methods are dmsetup's verbs."""
 

@@ -137,6 +137,17 @@ def _do_step(path, places, length):
         _do_write(path, place, b"x" * length)
 
 
+def _do_failures(path, places, length):
+    """How many of the reads at these places fail."""
+    failed = 0
+    for place in places:
+        try:
+            _do_read(path, place, length)
+        except OSError:
+            failed += 1
+    return failed
+
+
 def _do_scatter(path, places):
     """4 KiB at each place, all at once: through the page cache, which then hands them on in one go."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -230,6 +241,11 @@ class Job:
 
     def done(self, timeout=0):
         return self.worker.ready(timeout)
+
+    def sleeps(self):
+        """Has it been handed to the kernel, and not ended?  Counters of devices do not tell of what a target keeps."""
+        with open(f"/proc/{self.worker.pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] == "D"
 
     def result(self, timeout=DEADLINE):
         """Its value; OSError if it failed; Hung if it does not end."""
@@ -328,6 +344,10 @@ def discard_again(path, offset, length, until):
 
 def step(path, places, length):
     _call(_do_step, str(path), places, length)
+
+
+def failures(path, places, length):
+    return _call(_do_failures, str(path), places, length)
 
 
 def scatter(path, places):

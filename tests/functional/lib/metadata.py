@@ -104,11 +104,11 @@ def free_ranges(disk):
 
 
 def first_child(disk, block):
-    """What the first entry of a node with values of 8 bytes says; None of an empty one."""
+    """What the first entry of a node with values of 8 bytes says."""
     raw = io.read(disk, block * BLOCK, BLOCK)
     entries, most, size = struct.unpack_from("<III", raw, 16)
-    assert size == 8
-    return struct.unpack_from("<Q", raw, 32 + 8 * most)[0] if entries else None
+    assert entries and size == 8
+    return struct.unpack_from("<Q", raw, 32 + 8 * most)[0]
 
 
 def one_of_each_kind(disk):

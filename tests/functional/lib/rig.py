@@ -79,26 +79,39 @@ class Rig:
 
     # -- taking things down
 
+    def down(self, pool):
+        """Take the pool and its thins down."""
+        for thin in [t for t in self.thins if t.pool is pool]:
+            if thin.exists():
+                thin.remove()
+            else:
+                self.thins.remove(thin)
+        if pool.exists():
+            pool.remove()
+
     def restart(self, pool):
         """Take the pool and its thins down and bring the pool up again."""
-        for thin in [t for t in self.thins if t.pool is pool]:
-            thin.remove()
-        pool.remove()
+        self.down(pool)
         pool.start()
 
     def stop(self, pool):
         """Take the pool and its thins down, for good; its metadata must be clean."""
-        for thin in [t for t in self.thins if t.pool is pool]:
-            thin.remove()
+        self.down(pool)
         self.pools.remove(pool)
-        if pool.exists():
-            pool.remove()
         self.inspect(pool)
 
     def stop_quietly(self, pool):
         """The same, for a pool whose metadata the test judges itself."""
         pool.checked = False
         self.stop(pool)
+
+    def recover(self, pool):
+        """What an administrator does with a damaged one: down, checked, up again."""
+        self.down(pool)
+        metadata.check(pool.meta)
+        if metadata.Superblock(pool.meta).needs_check:
+            metadata.clear_needs_check(pool.meta)
+        pool.start()
 
     @staticmethod
     def healed(disk):
