@@ -64,6 +64,8 @@ def test_writes_end_under_a_load_of_discards(rig):
     # The kernel discards on one device after the other.
     beside = [rig.device(f"0 {thin.sectors} linear {thin} 0") for _ in range(4)]
     jobs = [io.Job(io.discard_again, device.path, 0, (n + 1) * 4 * MIB, stop) for n, device in enumerate(beside)]
+    for job in jobs:
+        wait_for(job.sleeps, "its discards have begun", pause=0.001)
     writer = io.Job(io.step, thin.path, [at * pool.block for at in range(32)] * 8, 4 * KIB)
     assert writer.errno() is None
     with open(stop, "w", encoding="ascii"):
