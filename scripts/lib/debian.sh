@@ -162,6 +162,7 @@ debian_run() {
 	# shellcheck disable=SC2206  # words without blanks
 	words+=($BOOT)
 	accel=$(accel "$kernel")
+	[ -z "$COUNT" ] || accel=count
 	# An emulated processor may wait long for a real one that others use; that is no fault of the module's.
 	[ "$accel" = kvm ] || words+=(rcupdate.rcu_cpu_stall_timeout=100 watchdog_thresh=50)
 	qemu=(
@@ -174,6 +175,7 @@ debian_run() {
 	kvm) qemu+=(-accel kvm -cpu host) ;;
 	# Five-level page tables cost every emulated access that misses.
 	tcg) qemu+=(-accel "tcg,thread=multi" -cpu "max,la57=off") ;;
+	count) qemu+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -cpu "max,la57=off") ;;
 	esac
 	output_pipe out /dev/stdout
 	output_pipe err /dev/stderr
