@@ -48,7 +48,7 @@ SIDES = ("linear", "linear2", "stock", "ours")
 def per_io(device, act):
     """
     The clock's nanoseconds are instructions. Python's share is the same for all devices. The least of
-    all rounds is the one that no interrupt came into.
+    all rounds is the one that interrupts have disturbed least.
     """
     places = [n * 4 * KIB for n in range(SIZE // (4 * KIB))]
     random.Random(1).shuffle(places)
