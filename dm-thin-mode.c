@@ -64,7 +64,7 @@ void pool_recheck_held(struct pool *pool, bool retry)
 			bio_list_merge(&vol->deferred, &vol->held);
 		if (error || retry || mode == PM_WRITE)
 			bio_list_init(&vol->held);
-		if (!bio_list_empty(&vol->deferred) || !bio_list_empty(&vol->parked))
+		if (!bio_list_empty(&vol->deferred) || vol->crowded)
 			thin_vol_kick(vol);
 		spin_unlock(&vol->lock);
 	}

@@ -213,6 +213,9 @@ void thin_busy_release_discard(struct thin_vol *vol, struct thin_discard *d,
 	rb_erase(&d->busy.node, &vol->unmapped);
 	if (vol->before_discards == &d->busy)
 		vol->before_discards = NULL;
+	/* The caller gives back what a parked one may need the memory of. */
+	if (vol->crowded)
+		thin_vol_kick(vol);
 	count_out(vol);
 	spin_unlock_irq(&vol->lock);
 }
@@ -271,7 +274,7 @@ void thin_vol_defer(struct thin_vol *vol, struct bio *bio)
 /**
  * thin_vol_defer_list - give bios to the worker that have waited; empties the list
  * @vol: volume
- * @bios: as in thin_vol_defer(); they go before those that are deferred already
+ * @bios: as in thin_vol_defer(); they go before those that are deferred or parked already
  */
 void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 {
@@ -280,7 +283,7 @@ void thin_vol_defer_list(struct thin_vol *vol, struct bio_list *bios)
 	if (bio_list_empty(bios))
 		return;
 	spin_lock_irqsave(&vol->lock, flags);
-	bio_list_merge_head(&vol->deferred, bios);
+	bio_list_merge(&vol->woken, bios);
 	bio_list_init(bios);
 	thin_vol_kick(vol);
 	spin_unlock_irqrestore(&vol->lock, flags);
@@ -299,7 +302,7 @@ static void hold(struct thin_vol *vol, struct bio *bio, struct bio_list *list)
 	requeue = thin_requeues(thin_bio(bio)->tt);
 	if (!requeue && list == &vol->fenced && !vol->fences) {
 		/* The fence was lowered meanwhile. */
-		list = &vol->deferred;
+		list = &vol->woken;
 		thin_vol_kick(vol);
 	}
 	if (!requeue)
@@ -371,7 +374,7 @@ void thin_vol_unfence(struct thin_vol *vol)
 	/* Who sees no fence sees the snapshot. */
 	smp_store_release(&vol->fences, vol->fences - 1);
 	if (!vol->fences) {
-		bio_list_merge_head(&vol->deferred, &vol->fenced);
+		bio_list_merge(&vol->woken, &vol->fenced);
 		bio_list_init(&vol->fenced);
 		thin_vol_kick(vol);
 	}
@@ -441,12 +444,6 @@ static void sort_into(struct rb_root *root, struct bio *bio)
 	rb_insert_color(&thin_bio(bio)->node, root);
 }
 
-/* Does a bio have to wait behind those that found no room? */
-static bool is_behind_parked(struct thin_vol *vol, struct bio *bio)
-{
-	return !bio_list_empty(&vol->parked) && op_is_write(bio_op(bio));
-}
-
 static void sort_out(struct rb_root *sorted, struct bio_list *unmaps, struct bio *bio)
 {
 	if (thin_bio(bio)->unmaps)
@@ -456,25 +453,30 @@ static void sort_out(struct rb_root *sorted, struct bio_list *unmaps, struct bio
 }
 
 /*
- * Sort what is to be looked at now; parked ones come again when half of the room is free.
- * What unmaps comes last: it has kept others waiting, who are to have their turn now.
+ * Sort what is to be looked at now.  Those that have waited for a range or a fence are the
+ * oldest; parked ones come again when half of the room is free, and no later write before
+ * them.  What unmaps comes last: it has kept others waiting, who are to have their turn now.
  */
 static void gather(struct thin_vol *vol, struct rb_root *sorted, struct bio_list *unmaps)
 {
 	unsigned int room = THIN_MAX_WORKS - min(READ_ONCE(vol->nr_works), THIN_MAX_WORKS);
-	struct bio_list bios;
+	struct bio_list woken, bios;
 	struct bio *bio;
 
 	spin_lock_irq(&vol->lock);
+	woken = vol->woken;
+	bio_list_init(&vol->woken);
 	bios = vol->deferred;
 	bio_list_init(&vol->deferred);
 	spin_unlock_irq(&vol->lock);
 
+	while ((bio = bio_list_pop(&woken)))
+		sort_out(sorted, unmaps, bio);
 	if (room >= THIN_MAX_WORKS / 2)
 		while (room-- && (bio = bio_list_pop(&vol->parked)))
 			sort_out(sorted, unmaps, bio);
 	while ((bio = bio_list_pop(&bios))) {
-		if (is_behind_parked(vol, bio))
+		if (op_is_write(bio_op(bio)) && !bio_list_empty(&vol->parked))
 			bio_list_add(&vol->parked, bio);
 		else
 			sort_out(sorted, unmaps, bio);
@@ -520,7 +522,11 @@ static bool map_gathered(struct thin_vol *vol, struct list_head *works)
 	}
 	bio_list_merge(&bios, &unmaps);
 	while ((bio = bio_list_pop(&bios))) {
-		r = thin_map_deferred(vol, bio, works);
+		/* What unmaps does not overtake a write either. */
+		if (thin_bio(bio)->unmaps && !bio_list_empty(&again))
+			r = -EBUSY;
+		else
+			r = thin_map_deferred(vol, bio, works);
 		if (r)
 			bio_list_add(&again, bio);
 		short_of_memory |= r == -ENOMEM;
@@ -572,6 +578,7 @@ static struct thin_vol *create(struct pool *pool, u32 id)
 	refcount_set(&vol->ref, 1);
 	spin_lock_init(&vol->lock);
 	bio_list_init(&vol->deferred);
+	bio_list_init(&vol->woken);
 	bio_list_init(&vol->held);
 	bio_list_init(&vol->fenced);
 	bio_list_init(&vol->parked);

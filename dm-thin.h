@@ -319,11 +319,12 @@ struct thin_stash {
  * @counters: what it has done
  * @lock: see above
  * @deferred: bios for the worker; lock
+ * @woken: bios for the worker that have waited for a range or a fence, the oldest; lock
  * @held: bios that wait for data space; lock
  * @fences: snapshots of the device that are being made; written under lock
  * @fenced: writes and discards that wait for them; lock
- * @parked: writes that found no room in road 2 and what came after them, the oldest first;
- *	worker only
+ * @parked: writes for which there was no room in road 2, and which came after them, the oldest
+ *	first; worker only
  * @crowded: there are some: nobody overtakes them; lock
  * @works: virtual blocks in road 2, never overlapping; lock
  * @unmapped: ranges in road 3, never overlapping each other; no work begins in them; lock
@@ -359,6 +360,7 @@ struct thin_vol {
 
 	spinlock_t lock;		/* queues, busy ranges, stash */
 	struct bio_list deferred;
+	struct bio_list woken;
 	struct bio_list held;
 	unsigned int fences;
 	struct bio_list fenced;
