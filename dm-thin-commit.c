@@ -60,7 +60,8 @@ static int data_flush_wait(void *context)
 	else
 		DMERR_LIMIT("%s: flush of the data device before a commit failed: error = %d",
 			    dm_device_name(pool->md), r);
-	return r;
+	/* Whatever the disk calls it: "no space" would be taken for the pool's. */
+	return r ? -EIO : 0;
 }
 
 static void freed(void *context, struct thin_freed *set)

@@ -169,6 +169,15 @@ void bm_complain(struct pd_bm *bm, u64 block, enum pd_kind kind, const char *wha
 		    (unsigned long long)block, what, err);
 }
 
+/*
+ * A disk says in many ways what ails it; some of these errnos (a medium error is -ENODATA, a
+ * full disk -ENOSPC) mean something else to the callers.
+ */
+static int device_error(int err)
+{
+	return !err || err == -ENOMEM ? err : -EIO;
+}
+
 static int verify(struct pd_bm *bm, struct dm_buffer *buffer, const void *data, u64 block,
 		  enum pd_kind kind)
 {
@@ -198,7 +207,7 @@ static int verify(struct pd_bm *bm, struct dm_buffer *buffer, const void *data, 
  * @buffer: to be given back with bm_put()
  * @data: 4096 bytes, not to be written
  *
- * Return: 0, -EWOULDBLOCK, or the errno of the read or of bm_check().
+ * Return: 0, -EWOULDBLOCK, -EIO or -ENOMEM when it cannot be read, or the errno of bm_check().
  */
 int bm_read(struct pd_bm *bm, u64 block, enum pd_kind kind, bool may_block,
 	    struct dm_buffer **buffer, const void **data)
@@ -215,7 +224,7 @@ int bm_read(struct pd_bm *bm, u64 block, enum pd_kind kind, bool may_block,
 	}
 	if (IS_ERR(d)) {
 		bm_complain(bm, block, kind, "cannot be read", PTR_ERR(d));
-		return PTR_ERR(d);
+		return device_error(PTR_ERR(d));
 	}
 	r = verify(bm, *buffer, d, block, kind);
 	if (r) {
@@ -233,14 +242,14 @@ int bm_read(struct pd_bm *bm, u64 block, enum pd_kind kind, bool may_block,
  * @buffer: to be given back with bm_put()
  * @data: 4096 bytes, not to be written
  *
- * Return: 0 or a negative errno.
+ * Return: 0, -EIO or -ENOMEM.
  */
 int bm_read_raw(struct pd_bm *bm, u64 block, struct dm_buffer **buffer, const void **data)
 {
 	void *d = dm_bufio_read(bm->client, block, buffer);
 
 	if (IS_ERR(d))
-		return PTR_ERR(d);
+		return device_error(PTR_ERR(d));
 	*data = d;
 	return 0;
 }
@@ -277,7 +286,7 @@ void bm_prefetch(struct pd_bm *bm, u64 block)
  * The bytes are copied and stamped; they are on their way when bm_flush()
  * returns, not before.
  *
- * Return: 0 or a negative errno.
+ * Return: 0, -EIO or -ENOMEM.
  */
 int bm_write(struct pd_bm *bm, u64 block, enum pd_kind kind, const void *data)
 {
@@ -287,7 +296,7 @@ int bm_write(struct pd_bm *bm, u64 block, enum pd_kind kind, const void *data)
 	void *d = dm_bufio_new(bm->client, block, &buffer);
 
 	if (IS_ERR(d))
-		return PTR_ERR(d);
+		return device_error(PTR_ERR(d));
 
 	memcpy(d, data, PD_BLOCK_SIZE);
 	header = d;
@@ -305,12 +314,12 @@ int bm_write(struct pd_bm *bm, u64 block, enum pd_kind kind, const void *data)
  * bm_flush() - write everything that bm_write() was given and flush the device
  * @bm: the block manager
  *
- * Return: 0, or the first error of any write since the last call or of the
+ * Return: 0; -EIO or -ENOMEM for the first error of any write since the last call or of the
  * flush.  After an error the caller forgets all that it had written.
  */
 int bm_flush(struct pd_bm *bm)
 {
-	return dm_bufio_write_dirty_buffers(bm->client);
+	return device_error(dm_bufio_write_dirty_buffers(bm->client));
 }
 
 /**

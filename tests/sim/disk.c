@@ -204,13 +204,21 @@ static void add_event(struct disk *d, enum ev_type type, u64 block, struct page_
 	d->events[d->nr_events++] = (struct event){ type, block, page_get(page) };
 }
 
+/* What a kernel makes of what disks say: none of these may be taken for something else. */
+static int some_error(void)
+{
+	static const int errors[] = { EIO, ENODATA, ENOSPC, EAGAIN, EBUSY, EPERM, ESTALE, EWOULDBLOCK };
+
+	return -errors[sim_faults % (sizeof(errors) / sizeof(*errors))];
+}
+
 int disk_read(struct disk *d, u64 block, void *to)
 {
 	d->nr_reads++;
 	if (block >= d->nr_blocks)
 		return -EIO;
 	if (fails(d, &d->fail_read_in))
-		return -EIO;
+		return some_error();
 	memcpy(to, disk_peek(d, block), DISK_BLOCK);
 	return 0;
 }
@@ -227,7 +235,7 @@ int disk_write(struct disk *d, u64 block, const void *from)
 		sim_fail("write of block %llu, which the durable superblock reaches", block);
 	d->nr_writes++;
 	if (fails(d, &d->fail_write_in))
-		return -EIO;
+		return some_error();
 	if (!block) {
 		d->nr_super_writes++;
 		d->guard_stale = true;
@@ -260,7 +268,7 @@ int disk_flush(struct disk *d)
 	if (fails(d, &d->fail_flush_in)) {
 		/* The order of writes around a failed flush means nothing any more. */
 		d->check_order = false;
-		return -EIO;
+		return some_error();
 	}
 	d->unflushed = 0;
 	add_event(d, EV_FLUSH, 0, NULL);
