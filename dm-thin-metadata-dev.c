@@ -139,6 +139,7 @@ static int load(struct thin_dev *td)
 	WRITE_ONCE(td->snapshotted_time, le32_to_cpu(details.snapshotted_time));
 	td->changed = false;
 	td->owned_seq = 0;
+	td->gone = false;
 	return 0;
 }
 
@@ -215,6 +216,21 @@ void dev_drop_caches(struct thin_meta *tm)
 		dev_cache_drop(td);
 }
 
+static int reload(struct thin_dev *td)
+{
+	int r = load(td);
+
+	if (r && r != -ENODATA) {
+		DMERR_LIMIT("%pg: device %u cannot be read back (error %d)", td->tm->bdev, td->id,
+			    r);
+		return r;
+	}
+	td->gone = r;
+	/* Pairs with dev_is_unread(). */
+	smp_store_release(&td->unread, false);
+	return 0;
+}
+
 /**
  * dev_reload_all() - take all records from the trees again, after a rollback
  * @tm: the pool, locked for writing
@@ -223,19 +239,33 @@ void dev_reload_all(struct thin_meta *tm)
 {
 	struct thin_dev *td;
 	unsigned long id;
-	int r;
 
 	xa_for_each(&tm->devs, id, td) {
-		td->gone = false;
-		r = load(td);
-		if (r) {
-			td->gone = true;
-			td->changed = false;
-			if (r != -ENODATA)
-				DMERR_LIMIT("%pg: device %u cannot be read back (error %d)",
-					    tm->bdev, td->id, r);
-		}
+		td->changed = false;
+		td->unread = true;
+		reload(td);
 	}
+}
+
+/**
+ * dev_reload() - try once more to take a record from the trees
+ * @td: a device that is unread, its pool locked for reading
+ *
+ * The disk that could not be read then may answer now.  Only who needs such a record
+ * waits for it.
+ *
+ * Return: 0, also when there is no such device any more; or a negative errno.
+ */
+int dev_reload(struct thin_dev *td)
+{
+	struct thin_meta *tm = td->tm;
+	int r = 0;
+
+	mutex_lock(&tm->reload_lock);
+	if (td->unread)
+		r = reload(td);
+	mutex_unlock(&tm->reload_lock);
+	return r;
 }
 
 static void free_record(struct thin_dev *td)
@@ -337,9 +367,17 @@ void dev_sweep(struct thin_meta *tm)
 static struct thin_dev *get_record(struct thin_meta *tm, u32 id)
 {
 	struct thin_dev *td = xa_load(&tm->devs, id);
+	int r;
 
 	if (!td)
 		return new_record(tm, id);
+	if (dev_is_unread(td)) {
+		down_read(&tm->lock);
+		r = dev_reload(td);
+		up_read(&tm->lock);
+		if (r)
+			return ERR_PTR(r);
+	}
 	return td->gone || td->deleting ? ERR_PTR(-ENODATA) : td;
 }
 
@@ -442,10 +480,7 @@ static int revive_record(struct thin_meta *tm, u32 id)
 {
 	struct thin_dev *td = xa_load(&tm->devs, id);
 
-	if (!td)
-		return 0;
-	td->gone = false;
-	return load(td);
+	return td ? load(td) : 0;
 }
 
 static int create_thin(struct thin_meta *tm, u32 id)

@@ -2,7 +2,7 @@
 /*
  * What the files of the metadata layer share; nobody else includes it.
  *
- * Lock order: commit_lock, then change_lock, then lock, then dm-bufio's own.
+ * Lock order: commit_lock, then change_lock, then lock, then reload_lock, then dm-bufio's own.
  *
  * commit_lock belongs to a commit from its beginning to its end.  change_lock belongs
  * to whoever changes anything or uses the space maps, and to a commit while it
@@ -38,6 +38,7 @@
  * @commit_lock: see above
  * @change_lock: see above
  * @lock: see above
+ * @reload_lock: one reads a record back at a time
  * @bdev: the metadata device
  * @ops: the owner's
  * @context: for @ops
@@ -88,6 +89,7 @@ struct thin_meta {
 	struct mutex commit_lock;	/* see the top */
 	struct mutex change_lock;
 	struct rw_semaphore lock;
+	struct mutex reload_lock;
 	struct block_device *bdev;
 	const struct thin_meta_ops *ops;
 	void *context;
@@ -145,6 +147,8 @@ struct thin_meta {
  * @rolled_back: a transaction that changed it was aborted; stays until the
  *	pool goes
  * @gone: it was created in an aborted transaction, or deleted
+ * @unread: a rollback could not read the record: nothing else in it counts; written under
+ *	the pool's lock for writing, or for reading and reload_lock
  * @deleting: a delete is under way
  * @cache: cached mappings, see dm-thin-metadata-cache.c
  * @cache_hand: where dropping chunks goes on
@@ -165,6 +169,7 @@ struct thin_dev {
 	u64 changed_seq;
 	bool rolled_back;
 	bool gone;
+	bool unread;
 	bool deleting;
 	struct xarray cache;
 	unsigned long cache_hand;
@@ -175,6 +180,12 @@ struct thin_dev {
 	u32 creation_time;
 	u32 snapshotted_time;
 };
+
+/* Pairs with dev_reload(). */
+static inline bool dev_is_unread(const struct thin_dev *td)
+{
+	return unlikely(smp_load_acquire(&td->unread));
+}
 
 /* dm-thin-metadata.c */
 int meta_write_superblock(struct thin_meta *tm, const struct disk_superblock *sb);
@@ -212,6 +223,7 @@ void dev_init_trees(struct thin_meta *tm);
 int dev_write_changed(struct thin_meta *tm);
 void dev_drop_caches(struct thin_meta *tm);
 void dev_reload_all(struct thin_meta *tm);
+int dev_reload(struct thin_dev *td);
 void dev_mark_rolled_back(struct thin_meta *tm, u64 seq);
 void dev_sweep(struct thin_meta *tm);
 int dev_own_path(struct thin_dev *td);

@@ -11,10 +11,14 @@ static int begin_read(struct thin_dev *td, bool may_block)
 {
 	int r = meta_begin_read(td->tm, may_block);
 
-	if (!r && td->gone) {
-		meta_end_read(td->tm);
+	if (r)
+		return r;
+	if (dev_is_unread(td))
+		r = may_block ? dev_reload(td) : -EWOULDBLOCK;
+	if (!r && td->gone)
 		r = -EIO;
-	}
+	if (r)
+		meta_end_read(td->tm);
 	return r;
 }
 
@@ -22,6 +26,7 @@ static int begin_change(struct thin_dev *td)
 {
 	int r = meta_begin_change(td->tm);
 
+	/* None is unread: there are no changes after a rollback. */
 	if (!r && td->gone) {
 		meta_end_change(td->tm, 0);
 		r = -EIO;
@@ -232,9 +237,10 @@ out:
  */
 void thin_dev_prefetch(struct thin_dev *td, u64 vblock)
 {
-	if (begin_read(td, true))
+	if (meta_begin_read(td->tm, true))
 		return;
-	bt_prefetch(&td->tm->mapping, td->root, vblock);
+	if (!dev_is_unread(td) && !td->gone)
+		bt_prefetch(&td->tm->mapping, td->root, vblock);
 	meta_end_read(td->tm);
 }
 

@@ -352,6 +352,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 	mutex_init(&tm->commit_lock);
 	mutex_init(&tm->change_lock);
 	init_rwsem(&tm->lock);
+	mutex_init(&tm->reload_lock);
 	init_completion(&tm->io_done);
 	xa_init(&tm->devs);
 	tm->bdev = bdev;
@@ -409,6 +410,7 @@ int thin_meta_close(struct thin_meta *tm)
 	mutex_unlock(&tm->change_lock);
 	mutex_unlock(&tm->commit_lock);
 	bm_close(&tm->bm);
+	mutex_destroy(&tm->reload_lock);
 	mutex_destroy(&tm->change_lock);
 	mutex_destroy(&tm->commit_lock);
 	kfree(tm);

@@ -73,7 +73,7 @@ def load(pool, thin, slots, chance):
 
 @pytest.mark.parametrize("what", ["failslab", "fail_page_alloc", "fail_make_request"])
 @pytest.mark.spared("broken-stress")
-def test_nothing_promised_is_lost(rig, log, what):
+def test_nothing_promised_is_lost(rig, what):
     seed = os.environ.get("INJECTED_SEED", str(time.time_ns() % 1000000))
     print(f"INJECTED_SEED={seed} INJECTED_ROUNDS={ROUNDS}")
     chance = random.Random(int(seed))
@@ -85,16 +85,15 @@ def test_nothing_promised_is_lost(rig, log, what):
     for _ in range(ROUNDS):
         devices = (meta, data) if what == "fail_make_request" else ()
         probability = chance.choice([1, 5, 20]) if devices else chance.choice([1, 3])
-        before = len(log.read())
         with Injection(what, probability, devices):
             failed += load(pool, thin, slots, chance)
         # The pool may have become read-only; what it says it has must be there all the same.
         try:
             Slots.prove(thin, *slots.now())
         except OSError as failure:
-            # Not to be had before it starts again: what it could not read when it had to go back to it, as it has said.
+            # Not to be had before it starts again: it could not read its superblock when it had to go back to it.
             assert failure.errno == errno.EIO
-            assert pool.status().failed or any("cannot be read back" in line for line in log.read()[before:])
+            assert pool.status().failed
         rig.recover(pool)
         thin = pool.activate(0, sectors=SLOTS * SLOT // SECTOR)
         Slots.prove(thin, *slots.now())
