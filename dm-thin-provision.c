@@ -269,6 +269,8 @@ void thin_work_take(struct thin_work *work, struct bio *bio)
 	tb->work = work;
 	tb->iter = bio->bi_iter;
 	tb->keyed = bio_has_crypt_ctx(bio);
+	if (tb->keyed)
+		compat_save_dun(bio, &tb->dun);
 	if (bio->bi_opf & REQ_FUA) {
 		thin_count(work->vol, THIN_FLUSH_COMMIT);
 		tb->durable = true;
@@ -460,8 +462,13 @@ static bool untake(struct bio *bio)
 	if (tb->durable)
 		bio->bi_opf |= REQ_FUA;
 	tb->durable = false;
+	if (!tb->keyed)
+		return true;
 	/* Some kernels drop the key when a bio ends. */
-	return !tb->keyed || bio_has_crypt_ctx(bio);
+	if (!bio_has_crypt_ctx(bio))
+		return false;
+	compat_restore_dun(bio, &tb->dun);
+	return true;
 }
 
 /*

@@ -54,6 +54,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "compat/crypt.h"
 #include "compat/dm.h"
 #include "compat/srcu.h"
 #include "dm-thin-metadata.h"
@@ -499,20 +500,20 @@ struct thin_discard {
 };
 
 /**
- * struct thin_bio - per-bio data of a thin
- * @tt: the table it came through
+ * struct thin_bio - per-bio data of a thin; what all bios use comes last, next to the core's
  * @node: for sorting in the worker
  * @ended: in its work, when it has ended
  * @status: how that was
  * @iter: what a write to a new block was when it came
  * @keyed: it came with a key for inline encryption
+ * @dun: the number of its first data unit then
+ * @tt: the table it came through
  * @work: the work whose new block this bio writes to
  * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
  * @unmaps: it gives up whole blocks: a discard, or zeroes where holes read so
  */
 struct thin_bio {
-	struct thin_target *tt;
 	union {
 		struct rb_node node;
 		struct {
@@ -520,8 +521,10 @@ struct thin_bio {
 			blk_status_t status;
 			struct bvec_iter iter;
 			bool keyed;
+			struct compat_dun dun;
 		};
 	};
+	struct thin_target *tt;
 	struct thin_work *work;
 	compat_epoch_t epoch;
 	bool durable;
