@@ -416,6 +416,10 @@ void pool_no_data_space(struct pool *pool)
 void pool_bind(struct pool *pool, struct pool_target *pt)
 {
 	mutex_lock(&pool->state_lock);
+	/* Holes that someone was told are zeroes stay so until a new block hides them. */
+	if (pool->features.zero_new_blocks && !pt->requested.zero_new_blocks)
+		DMWARN("%s: new blocks are not zeroed any more: what thins have zeroed may show old data around later writes",
+		       dm_device_name(pool->md));
 	pool->bound = pt;
 	pool->features = pt->requested;
 	pool->features.discard_passdown = pt->passdown;

@@ -59,6 +59,16 @@ def test_zeroes_stay_mapped_where_new_blocks_are_not_zeroed(rig):
 
 
 @pytest.mark.improvement("zeroes")
+def test_pool_that_stops_zeroing_says_what_that_means(rig, log):
+    pool = rig.pool()
+    warnings = []
+    for features in ((), ("skip_block_zeroing",), ("skip_block_zeroing",), ()):
+        pool.reload(pool.table(features=features))
+        warnings.append(sum("not zeroed any more" in line for line in log.read()))
+    assert warnings == [0, 1, 1, 1]
+
+
+@pytest.mark.improvement("zeroes")
 def test_zeroes_hide_the_external_origin(rig):
     origin = rig.disk(8 * MIB)
     io.fill(origin.path, 0, 8 * MIB, 5)
