@@ -135,6 +135,26 @@ def test_writes_go_on_while_a_large_thin_is_deleted(rig):
     assert pool.status().used == 2
 
 
+# -- first writes ------------------------------------------------------------------------
+
+
+@pytest.mark.improvement("extents")
+def test_thins_filled_by_turns_stay_in_one_piece_each(rig):
+    """Runs of 64 blocks, that is; a sequential read of one is one of the data device, then."""
+    pool = rig.pool(size=128 * MIB)
+    thins = [pool.thin(n) for n in range(4)]
+    for n in range(256):
+        for thin in thins:
+            thin.fill_blocks(n, 1, seed=thin.id)
+    rig.down(pool)
+    mapped = metadata.mappings(pool.meta)
+    for thin in thins:
+        blocks = mapped[thin.id]
+        assert len(blocks) == 256
+        pieces = 1 + sum(blocks[n + 1] != blocks[n] + 1 for n in range(255))
+        assert pieces <= 8, f"thin {thin.id} lies in {pieces} pieces"
+
+
 # -- commits -----------------------------------------------------------------------------
 
 
