@@ -72,7 +72,7 @@ TURNS = {**STREAM, "file_service_type": "roundrobin:1"}
 FIRST_WRITES = {**TOUCH, "iodepth": 1, "rate_iops": 500}
 
 MAPPED = [
-    Case("read-1", "4 KiB random read, 1 job", RAM, {**READ, **ONE}, target=0.95, quick=True),
+    Case("read-1", "4 KiB random read, 1 job", RAM, {**READ, **ONE}, target=0.95),
     Case("read-2", "4 KiB random read, 2 jobs", RAM, {**READ, **TWO}, target=0.95, quick=True),
     Case("read-1-depth-1", "4 KiB random read, 1 job, one at a time", RAM, {**READ, **ONE, **SINGLE}, target=0.95),
     Case("write-1", "4 KiB random write, 1 job", RAM, {**WRITE, **ONE}, target=0.95),
