@@ -62,6 +62,8 @@ install_repository() {
 	local dir=$1 kernel=$2 suite release package root
 	suite=$(debian_suite "$kernel")
 	mkdir -p "$dir"
+	# Newer kernels want a newer one than their distribution has.
+	cp -u "$(suite_fetch "$suite" linux-base)" "$dir/"
 	for release in "${releases[@]}"; do
 		for package in $(package_closure "$suite" "linux-image-$release" 'linux-(image|binary|modules|base)-[0-9].*') "linux-image-$release" \
 			$(package_closure "$suite" "linux-headers-$release" 'linux-((headers|kbuild|base)-[0-9].*|compiler-gcc.*)') "linux-headers-$release"; do
@@ -179,7 +181,9 @@ install_test() {
 	version=$(package_version)
 	work=$(mktemp -d "$DM_THIN_CACHE/install.XXXXXX")
 	packages=$work/packages
-	trap 'kill_guest; rm -rf "$work"' EXIT
+	# Expanded now: when the trap is sprung the variable is gone.
+	# shellcheck disable=SC2064
+	trap "kill_guest; rm -rf $(printf %q "$work")" EXIT
 	[ "$kernel" != latest ] || install_walk
 	package_build "$packages"
 	base=$(install_root "$kernel")
