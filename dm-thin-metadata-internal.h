@@ -147,8 +147,8 @@ struct thin_meta {
  * @rolled_back: a transaction that changed it was aborted; stays until the
  *	pool goes
  * @gone: it was created in an aborted transaction, or deleted
- * @unread: a rollback could not read the record: nothing else in it counts; written under
- *	the pool's lock for writing, or for reading and reload_lock
+ * @unread: a rollback could not read the record: neither @root, @gone nor the details count.
+ *	Written, with these, under the pool's lock for writing, or for reading and reload_lock
  * @deleting: a delete is under way
  * @cache: cached mappings, see dm-thin-metadata-cache.c
  * @cache_hand: where dropping chunks goes on
@@ -181,9 +181,9 @@ struct thin_dev {
 	u32 snapshotted_time;
 };
 
-/* Pairs with dev_reload(). */
 static inline bool dev_is_unread(const struct thin_dev *td)
 {
+	/* Pairs with the release when a record has been read back: all of it is there then. */
 	return unlikely(smp_load_acquire(&td->unread));
 }
 

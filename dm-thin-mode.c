@@ -418,7 +418,7 @@ void pool_bind(struct pool *pool, struct pool_target *pt)
 	mutex_lock(&pool->state_lock);
 	/* Holes that someone was told are zeroes stay so until a new block hides them. */
 	if (pool->features.zero_new_blocks && !pt->requested.zero_new_blocks)
-		DMWARN("%s: new blocks are not zeroed any more: what thins have zeroed may show old data around later writes",
+		DMWARN("%s: new blocks are not zeroed any more: zeroed ranges may show old data",
 		       dm_device_name(pool->md));
 	pool->bound = pt;
 	pool->features = pt->requested;

@@ -207,7 +207,7 @@ static void add_event(struct disk *d, enum ev_type type, u64 block, struct page_
 /* What a kernel makes of what disks say: none of these may be taken for something else. */
 static int some_error(void)
 {
-	static const int errors[] = { EIO, ENODATA, ENOSPC, EAGAIN, EBUSY, EPERM, ESTALE, EWOULDBLOCK };
+	static const int errors[] = { EIO, ENODATA, ENOSPC, EAGAIN, EBUSY, EPERM, ESTALE };
 
 	return -errors[sim_faults % (sizeof(errors) / sizeof(*errors))];
 }
