@@ -38,7 +38,6 @@ static void data_flush_begin(void *context)
 	struct pool *pool = context;
 	struct bio *bio = &pool->flush_bio;
 
-	thin_reclaim_freeze(pool);
 	WRITE_ONCE(pool->data_flushes, pool->data_flushes + 1);
 	reinit_completion(&pool->flush_done);
 	bio_init(bio, pool->data_bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC);

@@ -111,15 +111,6 @@ static void finish(struct thin_vol *vol, struct thin_discard *d, blk_status_t st
 	thin_end_bio(bio, status);
 }
 
-static void dropped(void *arg, u64 begin, u64 len)
-{
-	struct thin_vol *vol = arg;
-
-	thin_count_many(vol, THIN_UNMAPPED, len);
-	if (vol->pool->features.discard_passdown)
-		thin_reclaim_drop(vol->pool, begin, len);
-}
-
 static struct thin_discard *next_discard(struct thin_vol *vol)
 {
 	struct thin_discard *d;
@@ -148,7 +139,7 @@ bool thin_discard_step(struct thin_vol *vol)
 {
 	struct pool *pool = vol->pool;
 	struct thin_discard *d;
-	u64 next, begin;
+	u64 next, begin, nr;
 	int r;
 
 	d = next_discard(vol);
@@ -161,12 +152,12 @@ bool thin_discard_step(struct thin_vol *vol)
 		return next_discard(vol);
 	}
 
-	if (pool->features.discard_passdown)
-		thin_reclaim_prepare_drops(pool);
 	next = d->next;
 	begin = ktime_get_ns();
-	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, &next, dropped, vol);
+	r = thin_dev_remove_range(vol->td, d->next, d->busy.end, pool->features.discard_passdown,
+				  &next, &nr);
 	trace_thin_unmap(vol, d->next, next, d->busy.end, ktime_get_ns() - begin);
+	thin_count_many(vol, THIN_UNMAPPED, nr);
 	if (r == -EAGAIN) {
 		/* Metadata is short: a commit helps, or ends in a mode that unmaps nothing. */
 		next = d->next;

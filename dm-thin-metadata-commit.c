@@ -335,21 +335,16 @@ void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set)
 }
 
 /**
- * thin_freed_next() - first run of a range that is in a freed set
+ * thin_freed_walk() - walk over a freed set
  * @set: not yet released
- * @begin: first data block of the range
- * @end: one past its last
- * @free_begin: set to the first data block in the set
- * @free_end: set to one past the run, which may go on in the next call
+ * @fn: called with each run, in no order; may sleep
+ * @arg: for @fn
  *
  * Takes no lock.
- *
- * Return: false when there is none.
  */
-bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
-		     u64 *free_end)
+void thin_freed_walk(const struct thin_freed *set, thin_freed_fn fn, void *arg)
 {
-	return sm_freed_next(set->pages, begin, end, free_begin, free_end);
+	sm_walk_freed(set->pages, fn, arg);
 }
 
 /**

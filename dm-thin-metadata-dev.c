@@ -53,27 +53,52 @@ static int delete_roots(void *context, const void *values, u32 nr)
 	return r;
 }
 
+/* How many values from @i on name data blocks that follow each other; the first is @begin. */
+static u32 data_run(const void *values, u32 i, u32 nr, u64 *begin)
+{
+	u32 len = 1;
+
+	*begin = mapping_block(get_le64(values, i));
+	while (i + len < nr && mapping_block(get_le64(values, i + len)) == *begin + len)
+		len++;
+	return len;
+}
+
 static int inc_data(void *context, const void *values, u32 nr)
 {
 	struct thin_meta *tm = context;
+	u32 i, len;
+	u64 begin;
 	int r = 0;
-	u32 i;
 
-	for (i = 0; i < nr && !r; i++)
-		r = sm_inc(&tm->data_sm, mapping_block(get_le64(values, i)));
+	for (i = 0; i < nr && !r; i += len) {
+		len = data_run(values, i, nr, &begin);
+		r = sm_inc_run(&tm->data_sm, begin, len);
+	}
+	return r;
+}
+
+static int drop_data(struct thin_meta *tm, const void *values, u32 nr, bool passdown)
+{
+	u32 i, len;
+	u64 begin;
+	int r = 0;
+
+	for (i = 0; i < nr && !r; i += len) {
+		len = data_run(values, i, nr, &begin);
+		r = sm_dec_run(&tm->data_sm, begin, len, passdown);
+	}
 	return r;
 }
 
 static int dec_data(void *context, const void *values, u32 nr)
 {
-	struct thin_meta *tm = context;
-	bool freed;
-	int r = 0;
-	u32 i;
+	return drop_data(context, values, nr, false);
+}
 
-	for (i = 0; i < nr && !r; i++)
-		r = sm_dec(&tm->data_sm, mapping_block(get_le64(values, i)), &freed);
-	return r;
+static int dec_and_pass_down(void *context, const void *values, u32 nr)
+{
+	return drop_data(context, values, nr, true);
 }
 
 /**
@@ -95,6 +120,8 @@ void dev_init_trees(struct thin_meta *tm)
 		.dec = dec_data,
 		.context = tm,
 	};
+	tm->passdown = tm->mapping;
+	tm->passdown.dec = dec_and_pass_down;
 	tm->details = (struct bt_info) {
 		.tm = &tm->tm,
 		.value_size = sizeof(struct disk_details),
@@ -597,6 +624,7 @@ static int delete_step(struct thin_dev *td, u64 *key)
 	r = tm_count(&tm->tm, td->root, &count);
 	if (r || count > 1)
 		return r ?: 1;
+	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
 		r = bt_remove_own_leaf(&tm->mapping, &td->root, key, &nr);
 		if (r)

@@ -30,8 +30,9 @@
 #include "persistent-data/space-map.h"
 #include "persistent-data/transaction-manager.h"
 
-/* Leaves removed in one hold of the lock. */
+/* Leaves removed in one hold of the lock; and how many before them are being read. */
 #define REMOVE_STEP_LEAVES	32
+#define REMOVE_AHEAD_LEAVES	(3 * REMOVE_STEP_LEAVES)
 
 /**
  * struct thin_meta - one pool's metadata
@@ -63,6 +64,7 @@
  * @details_root: root of the tree of devices' details
  * @top: kind of the top-level tree
  * @mapping: kind of a device's tree
+ * @passdown: the same, for removals of what is to be passed down
  * @details: kind of the details tree
  * @devs: open devices, those with a mark to keep, and those being deleted, by id
  * @open_seq: number of the open transaction
@@ -115,6 +117,7 @@ struct thin_meta {
 
 	struct bt_info top;
 	struct bt_info mapping;
+	struct bt_info passdown;
 	struct bt_info details;
 
 	struct xarray devs;

@@ -428,36 +428,6 @@ out:
 	return r > 0 ? -EBUSY : r;
 }
 
-struct dropped_runs {
-	thin_dropped_fn fn;
-	void *arg;
-};
-
-static void tell_dropped(void *arg, const void *values, u32 nr)
-{
-	struct dropped_runs *runs = arg;
-	u64 begin = 0, len = 0;
-	u32 i;
-
-	for (i = 0; i < nr; i++) {
-		__le64 value;
-		u64 block;
-
-		memcpy(&value, (const u8 *)values + (size_t)i * sizeof(value), sizeof(value));
-		block = mapping_block(le64_to_cpu(value));
-		if (len && block == begin + len) {
-			len++;
-			continue;
-		}
-		if (len)
-			runs->fn(runs->arg, begin, len);
-		begin = block;
-		len = 1;
-	}
-	if (len)
-		runs->fn(runs->arg, begin, len);
-}
-
 static int has_mappings(struct thin_dev *td, u64 vbegin, u64 vend)
 {
 	struct bt_leaf leaf;
@@ -470,10 +440,9 @@ static int has_mappings(struct thin_dev *td, u64 vbegin, u64 vend)
 	return r;
 }
 
-static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_fn dropped,
-			 void *arg)
+static int remove_leaves(struct thin_dev *td, u64 vend, struct bt_info *info, u64 *next,
+			 u64 *removed)
 {
-	struct dropped_runs runs = { .fn = dropped, .arg = arg };
 	struct thin_meta *tm = td->tm;
 	u64 vbegin = *next;
 	u32 i, nr;
@@ -484,11 +453,12 @@ static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_
 	if (r)
 		return r;
 	dev_note_change(td);
+	bt_prefetch_leaves(info, td->root, vbegin, vend, false, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
-		r = bt_remove_leaf(&tm->mapping, &td->root, *next, vend, next, &nr,
-				   dropped ? tell_dropped : NULL, &runs);
+		r = bt_remove_leaf(info, &td->root, *next, vend, next, &nr);
 		if (r)
 			break;
+		*removed += nr;
 		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
 	}
 	if (r == -ENODATA) {
@@ -505,21 +475,23 @@ static int remove_leaves(struct thin_dev *td, u64 vend, u64 *next, thin_dropped_
  * @td: the device
  * @vbegin: first virtual block
  * @vend: one past the last
+ * @passdown: thin_freed_walk() shall say so of the data blocks that lose their
+ *	last reference here
  * @next: set to where the next step begins, @vend when all is done
- * @dropped: told of every run of data blocks that lost a reference; or NULL
- * @arg: for @dropped
+ * @nr: set to the number of mappings removed
  *
  * Holes cost nothing, and a range without mappings changes nothing.
  *
  * Return: 0; -EAGAIN (commit, then go on; as for thin_dev_insert()) and -EPERM without
  * any change; otherwise an error, and the transaction is rolled back.
  */
-int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
-			  thin_dropped_fn dropped, void *arg)
+int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, bool passdown, u64 *next,
+			  u64 *nr)
 {
 	struct thin_meta *tm = td->tm;
 	int r = begin_change(td);
 
+	*nr = 0;
 	if (r)
 		return r;
 	*next = vbegin;
@@ -529,7 +501,7 @@ int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
 	else if (r > 0 && meta_must_commit(tm))
 		r = -EAGAIN;
 	else if (r > 0)
-		r = remove_leaves(td, vend, next, dropped, arg);
+		r = remove_leaves(td, vend, passdown ? &tm->passdown : &tm->mapping, next, nr);
 	meta_end_change(tm, r);
 	return r;
 }

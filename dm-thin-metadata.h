@@ -107,8 +107,17 @@ bool thin_meta_wants_commit(struct thin_meta *tm);
 bool thin_meta_changed(struct thin_meta *tm);
 bool thin_meta_is_changing(struct thin_meta *tm);
 void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set);
-bool thin_freed_next(const struct thin_freed *set, u64 begin, u64 end, u64 *free_begin,
-		     u64 *free_end);
+
+/**
+ * typedef thin_freed_fn - told of a run of data blocks in a freed set
+ * @arg: the caller's
+ * @begin: first data block
+ * @len: data blocks
+ * @passdown: thin_dev_remove_range() has freed them, and they were to be passed down
+ */
+typedef void (*thin_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
+
+void thin_freed_walk(const struct thin_freed *set, thin_freed_fn fn, void *arg);
 
 u64 thin_meta_open_seq(struct thin_meta *tm);
 u64 thin_meta_durable_seq(struct thin_meta *tm);
@@ -252,18 +261,7 @@ struct thin_insert {
 int thin_dev_insert(struct thin_dev *td, struct thin_insert *ins, unsigned int nr);
 int thin_dev_take_over(struct thin_dev *td, u64 vblock, u64 block);
 
-/**
- * typedef thin_dropped_fn - a run of data blocks lost one reference each
- * @arg: the caller's
- * @begin: first data block
- * @len: data blocks
- *
- * Called under the metadata lock; must not sleep.  Whether the blocks became
- * free in this transaction is asked later, with thin_freed_next().
- */
-typedef void (*thin_dropped_fn)(void *arg, u64 begin, u64 len);
-
-int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, u64 *next,
-			  thin_dropped_fn dropped, void *arg);
+int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, bool passdown, u64 *next,
+			  u64 *nr);
 
 #endif

@@ -103,7 +103,6 @@ static enum pool_mode roll_back(struct pool *pool, const char *op, int error)
 
 	DMERR_LIMIT("%s: metadata operation '%s' failed: error = %d", name, op, error);
 	DMERR_LIMIT("%s: aborting current metadata transaction, its changes are lost", name);
-	thin_reclaim_abort(pool);
 	if (thin_meta_abort(pool->tm)) {
 		DMERR("%s: failed to abort metadata transaction: mend the metadata device", name);
 		return PM_FAIL;

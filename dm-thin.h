@@ -177,10 +177,6 @@ struct thin_counters {
  * @round_sets: of the round in progress
  * @round_vols: those asked for an epoch
  * @round_pending: those whose epoch has not passed
- * @open_drops: runs unmapped by discards in the open transaction; lock
- * @frozen_drops: the same of the transaction being committed; lock
- * @spare_drops: empty pages for them; lock
- * @nr_spare_drops: how many; written under lock
  * @closed_counters: of volumes that were closed; tts_lock
  * @commits: transactions made durable; metadata lock, as the next two
  * @commit_ns: time that took
@@ -258,10 +254,6 @@ struct pool {
 	struct list_head round_sets;
 	struct list_head round_vols;
 	atomic_t round_pending;
-	struct list_head open_drops;
-	struct list_head frozen_drops;
-	struct list_head spare_drops;
-	unsigned int nr_spare_drops;
 
 	/* dm-thin-stats.c */
 	struct thin_counters closed_counters;
@@ -717,11 +709,7 @@ void thin_discard_exit(struct pool *pool);
 
 int thin_reclaim_init(struct pool *pool);
 void thin_reclaim_exit(struct pool *pool);
-void thin_reclaim_prepare_drops(struct pool *pool);
-void thin_reclaim_drop(struct pool *pool, u64 begin, u64 len);
-void thin_reclaim_freeze(struct pool *pool);
 void thin_reclaim_freed(struct pool *pool, struct thin_freed *set);
-void thin_reclaim_abort(struct pool *pool);
 void thin_reclaim_wait(struct pool *pool);
 
 /* ---- dm-thin-commit.c ---- */

@@ -265,15 +265,16 @@ void bm_put(struct dm_buffer *buffer)
 }
 
 /**
- * bm_prefetch() - start reading a block
+ * bm_prefetch() - start reading blocks that follow each other
  * @bm: the block manager
- * @block: which
+ * @block: the first
+ * @nr: how many
  *
  * Not from a context that submits a bio.
  */
-void bm_prefetch(struct pd_bm *bm, u64 block)
+void bm_prefetch(struct pd_bm *bm, u64 block, u32 nr)
 {
-	dm_bufio_prefetch(bm->client, block, 1);
+	dm_bufio_prefetch(bm->client, block, nr);
 }
 
 /**

@@ -34,7 +34,7 @@ int bm_read(struct pd_bm *bm, u64 block, enum pd_kind kind, bool may_block,
 	    struct dm_buffer **buffer, const void **data);
 int bm_read_raw(struct pd_bm *bm, u64 block, struct dm_buffer **buffer, const void **data);
 void bm_put(struct dm_buffer *buffer);
-void bm_prefetch(struct pd_bm *bm, u64 block);
+void bm_prefetch(struct pd_bm *bm, u64 block, u32 nr);
 
 int bm_write(struct pd_bm *bm, u64 block, enum pd_kind kind, const void *data);
 int bm_flush(struct pd_bm *bm);

@@ -165,7 +165,7 @@ int bt_remove(struct bt_info *info, u64 *root, u64 key)
 		return -ENODATA;
 	if (key == U64_MAX)	/* the range's end would wrap */
 		return -EINVAL;
-	return bt_remove_leaf(info, root, key, key + 1, &next, &nr, NULL, NULL);
+	return bt_remove_leaf(info, root, key, key + 1, &next, &nr);
 }
 
 /* Entries of a leaf in [begin, end). */
@@ -177,12 +177,9 @@ static void find_cut(const struct disk_node *leaf, u64 begin, u64 end, u32 *firs
 	*nr = bt_search(leaf, end - 1) + 1 - i;
 }
 
-static int drop_values(struct bt_info *info, const void *values, u32 nr, bool last_reference,
-		       void (*removed)(void *arg, const void *values, u32 nr), void *arg)
+static int drop_values(struct bt_info *info, const void *values, u32 nr)
 {
-	if (removed)
-		removed(arg, values, nr);
-	return last_reference && info->dec ? info->dec(info->context, values, nr) : 0;
+	return info->dec ? info->dec(info->context, values, nr) : 0;
 }
 
 /*
@@ -190,9 +187,8 @@ static int drop_values(struct bt_info *info, const void *values, u32 nr, bool la
  * range, drop it: returns 1.  Its values are copied because no buffer may be
  * held while they are counted down.
  */
-static int drop_child(struct bt_info *info, struct bt_path *path, u64 begin, u64 end, u32 *nr,
-		      u64 *next, void (*removed)(void *arg, const void *values, u32 nr),
-		      void *arg)
+static int drop_child(struct bt_info *info, struct bt_path *path, u64 begin, u64 end, u64 *next,
+		      u32 *nr)
 {
 	struct bt_level *parent = &path->level[path->depth - 1];
 	u64 block = bt_child(parent->node, parent->index);
@@ -230,8 +226,8 @@ static int drop_child(struct bt_info *info, struct bt_path *path, u64 begin, u64
 	r = tm_dec(info->tm, block, &freed);
 	if (!r && !freed)
 		tm_note_hidden_loss(info->tm);
-	if (!r)
-		r = drop_values(info, (void *)copy, *nr, freed, removed, arg);
+	if (!r && freed)
+		r = drop_values(info, (void *)copy, *nr);
 	free_page(copy);
 	if (r)
 		return r;
@@ -250,17 +246,13 @@ out:
  * @end: one past the last key
  * @next: set to where to go on
  * @nr: set to the number of keys removed
- * @removed: called with all the values, before they lose a reference; may be
- *	NULL, must not sleep
- * @arg: for @removed
  *
  * Bounded work, one call removes up to one leaf.
  *
  * Return: 0, -ENODATA when there is no such key (nothing is changed then),
  * -EILSEQ for damage, otherwise as tm_shadow().
  */
-int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr,
-		   void (*removed)(void *arg, const void *values, u32 nr), void *arg)
+int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr)
 {
 	struct bt_level *level;
 	struct bt_path path;
@@ -285,7 +277,7 @@ int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *nex
 		if (bt_is_leaf(level->node))
 			break;
 		level->index = max(bt_search(level->node, key), 0);
-		r = drop_child(info, &path, begin, end, nr, next, removed, arg);
+		r = drop_child(info, &path, begin, end, next, nr);
 		if (r == 1)
 			return fix_fill(info, root, &path);
 		if (!r)
@@ -296,7 +288,7 @@ int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *nex
 
 	find_cut(level->node, begin, end, &first, nr);
 	*next = bt_key(level->node, first + *nr - 1) + 1;
-	r = drop_values(info, bt_value(level->node, first), *nr, true, removed, arg);
+	r = drop_values(info, bt_value(level->node, first), *nr);
 	if (r)
 		return r;
 	bt_close_gap(level->node, first, *nr);
@@ -404,7 +396,7 @@ int bt_remove_own_leaf(struct bt_info *info, u64 *root, u64 *key, u32 *nr)
 	} while (r == -EAGAIN);
 	end = r ? 0 : bt_key((void *)page, bt_nr((void *)page) - 1) + 1;
 	free_page(page);
-	return r ?: bt_remove_leaf(info, root, *key, end, key, nr, NULL, NULL);
+	return r ?: bt_remove_leaf(info, root, *key, end, key, nr);
 }
 
 /* @depth counts down; a block met twice is caught by its count. */
@@ -444,7 +436,7 @@ static int delete_node(struct bt_info *info, u64 block, u32 depth)
 	if (r)
 		goto out;
 	if (bt_is_leaf(copy)) {
-		r = drop_values(info, bt_value(copy, 0), bt_nr(copy), true, NULL, NULL);
+		r = drop_values(info, bt_value(copy, 0), bt_nr(copy));
 		goto out;
 	}
 	for (i = 0; i < bt_nr(copy) && !r; i++)

@@ -7,6 +7,7 @@
  */
 #include "btree.h"
 
+#include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/string.h>
 
@@ -348,9 +349,102 @@ void bt_prefetch(struct bt_info *info, u64 root, u64 key)
 
 		r = tm_read(info->tm, child, PD_NODE, false, &read);
 		if (r == -EWOULDBLOCK)
-			bm_prefetch(info->tm->bm, child);
+			bm_prefetch(info->tm->bm, child, 1);
 		if (r)
 			return;
 		tm_put(&read);
 	}
+}
+
+/* Is a child worth reading; -EWOULDBLOCK says yes, 0 that it is in memory or shared. */
+static int wants_prefetch(struct bt_info *info, u64 child, bool own)
+{
+	struct pd_read read;
+	u32 count = 1;
+	int r = 0;
+
+	if (own)
+		r = tm_count(info->tm, child, &count);
+	if (r || count > 1)
+		return r;
+	r = tm_read(info->tm, child, PD_NODE, false, &read);
+	if (!r)
+		tm_put(&read);
+	return r;
+}
+
+/*
+ * Neighbours on the disk are asked for together.  @node is a copy: counts may have to
+ * be read, and no buffer may be held meanwhile.
+ */
+static void prefetch_children(struct bt_info *info, const struct disk_node *node, u32 begin,
+			      u32 end, bool own)
+{
+	u64 first = 0, nr = 0;
+	u32 i;
+	int r = 0;
+
+	for (i = begin; i < end && (!r || r == -EWOULDBLOCK); i++) {
+		u64 child = bt_child(node, i);
+
+		r = wants_prefetch(info, child, own);
+		if (r != -EWOULDBLOCK)
+			continue;
+		if (nr && child != first + nr) {
+			bm_prefetch(info->tm->bm, first, nr);
+			nr = 0;
+		}
+		if (!nr++)
+			first = child;
+	}
+	if (nr)
+		bm_prefetch(info->tm->bm, first, nr);
+}
+
+/**
+ * bt_prefetch_leaves() - start reading leaves of a range
+ * @info: the tree
+ * @root: its root
+ * @begin: first key of the range, whose leaf is read here
+ * @end: one past the last
+ * @own: only leaves that no other tree uses, and none if that of @begin is not one
+ * @nr: how many are looked at; fewer where their parent has no more
+ *
+ * Not from a context that submits a bio.
+ */
+void bt_prefetch_leaves(struct bt_info *info, u64 root, u64 begin, u64 end, bool own, u32 nr)
+{
+	unsigned long page = __get_free_page(GFP_NOIO | __GFP_NOWARN);
+	struct disk_node *parent = (struct disk_node *)page;
+	s32 index = -1;
+	u64 block = root;
+	u32 depth;
+
+	if (!page)
+		return;
+	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
+		struct pd_read read;
+		bool is_leaf;
+		u32 count;
+
+		if (own && (tm_count(info->tm, block, &count) || count > 1))
+			goto out;
+		if (tm_read(info->tm, block, PD_NODE, true, &read))
+			goto out;
+		is_leaf = bt_is_leaf(read.data);
+		if (!is_leaf)
+			memcpy(parent, read.data, PD_BLOCK_SIZE);
+		tm_put(&read);
+		if (is_leaf)
+			break;
+		index = max(bt_search(parent, begin), 0);
+		if (index >= (s32)bt_nr(parent))
+			goto out;
+		block = bt_child(parent, index);
+	}
+	if (index >= 0 && depth < BT_MAX_DEPTH)
+		prefetch_children(info, parent, index + 1,
+				  min_t(u32, index + 1 + nr, bt_search(parent, end - 1) + 1), own);
+out:
+	free_page(page);
 }

@@ -87,6 +87,7 @@ int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf 
 void bt_put_leaf(struct bt_leaf *leaf);
 int bt_highest(struct bt_info *info, u64 root, u64 *key);
 void bt_prefetch(struct bt_info *info, u64 root, u64 key);
+void bt_prefetch_leaves(struct bt_info *info, u64 root, u64 begin, u64 end, bool own, u32 nr);
 
 u32 bt_capacity(u32 value_size);
 s32 bt_search(const struct disk_node *node, u64 key);
@@ -101,8 +102,7 @@ int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void 
 
 /* btree-remove.c */
 int bt_remove(struct bt_info *info, u64 *root, u64 key);
-int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr,
-		   void (*removed)(void *arg, const void *values, u32 nr), void *arg);
+int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr);
 int bt_remove_own_leaf(struct bt_info *info, u64 *root, u64 *key, u32 *nr);
 int bt_delete(struct bt_info *info, u64 root);
 

@@ -154,12 +154,14 @@ static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed
 	u32 i, nr = 0;
 
 	for (i = 0; i < SM_NR_WORDS; i++) {
-		u64 freed = sm_used_pairs(le64_to_cpu(r->old->words[i])) &
-			    ~sm_used_pairs(le64_to_cpu(r->cur->words[i]));
+		u64 old = le64_to_cpu(r->old->words[i]);
+		u64 freed = sm_used_pairs(old) & ~sm_used_pairs(le64_to_cpu(r->cur->words[i]));
 
 		page->words[i] = freed;
-		/* sm_dec() has seen to it that there is a page to note it in. */
+		/* Who lowered a count has seen to it that there is a page to note it in. */
 		if (freed && !WARN_ON_ONCE(!r->held)) {
+			/* What the even bit says of a freed data block, see note_freed(). */
+			page->words[i] |= (freed & old) << 1;
 			r->held[i] |= freed << 1;
 			nr += hweight64(freed);
 		}
@@ -238,9 +240,10 @@ void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
 
 		pages = page->next;
 		for (i = 0; i < SM_NR_WORDS; i++) {
-			u32 nr = hweight64(page->words[i]);
+			u64 freed = page->words[i] & SM_EVEN_BITS;
+			u32 nr = hweight64(freed);
 
-			r->held[i] &= ~(page->words[i] << 1);
+			r->held[i] &= ~(freed << 1);
 			r->nr_held -= nr;
 			sm->nr_quarantined -= nr;
 		}
@@ -249,45 +252,52 @@ void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
 	}
 }
 
-static bool in_set(const struct sm_freed_page *page, u32 i)
+/* The even bits of the entries that are freed, and to be passed down or not. */
+static u64 freed_pairs(u64 word, bool passdown)
 {
-	return page->words[i / SM_ENTRIES_PER_WORD] >> (2 * (i % SM_ENTRIES_PER_WORD)) & 1;
+	return (passdown ? word >> 1 : word & ~(word >> 1)) & SM_EVEN_BITS;
+}
+
+/* The first entry from @i on that is of a kind, or is not; else the number of entries. */
+static u32 find_freed(const struct sm_freed_page *page, u32 i, bool passdown, bool is)
+{
+	while (i < SM_ENTRIES_PER_BITMAP) {
+		u64 pairs = freed_pairs(page->words[i / SM_ENTRIES_PER_WORD], passdown);
+
+		pairs = (is ? pairs : ~pairs) & SM_EVEN_BITS;
+		pairs &= ~0ULL << (2 * (i % SM_ENTRIES_PER_WORD));
+		i -= i % SM_ENTRIES_PER_WORD;
+		if (pairs)
+			return i + __ffs64(pairs) / 2;
+		i += SM_ENTRIES_PER_WORD;
+	}
+	return SM_ENTRIES_PER_BITMAP;
+}
+
+static void each_run(const struct sm_freed_page *page, bool passdown, sm_freed_fn fn, void *arg)
+{
+	u32 i = 0, end;
+
+	while ((i = find_freed(page, i, passdown, true)) < SM_ENTRIES_PER_BITMAP) {
+		end = find_freed(page, i, passdown, false);
+		fn(arg, page->region * SM_ENTRIES_PER_BITMAP + i, end - i, passdown);
+		i = end;
+	}
 }
 
 /**
- * sm_freed_next() - first run of a range that is in a set
+ * sm_walk_freed() - walk over the runs of a set
  * @pages: of sm_settle(), not yet released
- * @begin: start of the range
- * @end: one past its end
- * @free_begin: set to the first block in the set
- * @free_end: set to one past the run; a run ends where its region does
+ * @fn: called with each: first block, blocks, and whether they are to be passed
+ *	down; a run ends at the latest where its region does
+ * @arg: for @fn
  *
  * Needs no lock, a set does not change.
- *
- * Return: false when the set has no block of the range.
  */
-bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
-		   u64 *free_end)
+void sm_walk_freed(const struct sm_freed_page *pages, sm_freed_fn fn, void *arg)
 {
-	while (begin < end) {
-		u32 i, stop;
-		u64 index = div_u64_rem(begin, SM_ENTRIES_PER_BITMAP, &i);
-		u64 base = index * SM_ENTRIES_PER_BITMAP;
-		const struct sm_freed_page *page = pages;
-
-		while (page && page->region != index)
-			page = page->next;
-		stop = min_t(u64, SM_ENTRIES_PER_BITMAP, end - base);
-		while (page && i < stop && !in_set(page, i))
-			i++;
-		if (page && i < stop) {
-			*free_begin = base + i;
-			while (i < stop && in_set(page, i))
-				i++;
-			*free_end = base + i;
-			return true;
-		}
-		begin = base + SM_ENTRIES_PER_BITMAP;
+	for (; pages; pages = pages->next) {
+		each_run(pages, true, fn, arg);
+		each_run(pages, false, fn, arg);
 	}
-	return false;
 }

@@ -226,38 +226,37 @@ int sm_inc(struct pd_sm *sm, u64 block)
 /*
  * The last reference is gone.  A metadata block that this transaction took is
  * free at once.  A data block never is: a bio may be on its way to it, so it is
- * made to look as if it had been in use before.
+ * made to look as if it had been in use before.  There the even bit, of no other
+ * use then, says that the block is to be passed down.
  */
-static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i)
+static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i, bool passdown)
 {
 	sm->nr_allocated--;
 	if (sm->is_data)
-		sm_store_entry(r->old, i, 1);
+		sm_store_entry(r->old, i, passdown ? 3 : 1);
 	if (sm_get_entry(r->old, i))
 		sm->nr_freed++;
 }
 
-/**
- * sm_dec() - one reference less
- * @sm: the map
- * @block: which
- * @freed: set to true when it was the last one
- *
- * Return: 0, -EILSEQ for a block that has none, -ENOMEM, or the errno of a
- * read.
- */
-int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
+static int find_to_lower(struct pd_sm *sm, u64 block, struct sm_region **r, u32 *i)
+{
+	int err = sm_find_entry(sm, block, r, i);
+
+	if (!err)
+		err = sm_touch(sm, *r);
+	if (!err)
+		err = sm_touch_held(*r);
+	return err;
+}
+
+static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
 {
 	struct sm_region *r;
 	u32 i, count;
 	int err;
 
 	*freed = false;
-	err = sm_find_entry(sm, block, &r, &i);
-	if (!err)
-		err = sm_touch(sm, r);
-	if (!err)
-		err = sm_touch_held(r);
+	err = find_to_lower(sm, block, &r, &i);
 	if (err)
 		return err;
 
@@ -277,10 +276,136 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 	sm_set_entry(r, i, min_t(u32, count, 3));
 	if (!count) {
 		*freed = true;
-		note_freed(sm, r, i);
+		note_freed(sm, r, i, passdown);
 	} else {
 		r->loss_seq = sm->tm->seq;
 		sm->loss_seq = sm->tm->seq;
+	}
+	return 0;
+}
+
+/**
+ * sm_dec() - one reference less
+ * @sm: the map
+ * @block: which
+ * @freed: set to true when it was the last one
+ *
+ * Return: 0, -EILSEQ for a block that has none, -ENOMEM, or the errno of a
+ * read.
+ */
+int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
+{
+	return lower(sm, block, false, freed);
+}
+
+/* ---- counts of runs ---- */
+
+static u32 entries_in_word(u32 i, u64 nr)
+{
+	return min_t(u64, nr, SM_ENTRIES_PER_WORD - i % SM_ENTRIES_PER_WORD);
+}
+
+static u64 pairs_mask(u32 i, u32 nr)
+{
+	return (~0ULL >> (64 - 2 * nr)) << (2 * (i % SM_ENTRIES_PER_WORD));
+}
+
+/* Most blocks have one reference: a word of those is changed at once. */
+static bool all_are_one(const struct sm_region *r, u32 word, u64 mask)
+{
+	return (le64_to_cpu(r->cur->words[word]) & mask) == (mask & ~SM_EVEN_BITS);
+}
+
+static void replace_pairs(struct disk_bitmap *bitmap, u32 word, u64 mask, u64 pairs)
+{
+	bitmap->words[word] &= cpu_to_le64(~mask);
+	bitmap->words[word] |= cpu_to_le64(mask & pairs);
+}
+
+/**
+ * sm_inc_run() - one reference more to each block of a run
+ * @sm: the map
+ * @block: first block
+ * @nr: blocks; each has a reference already
+ *
+ * Return: as sm_inc(), for the first block that fails.
+ */
+int sm_inc_run(struct pd_sm *sm, u64 block, u64 nr)
+{
+	while (nr) {
+		struct sm_region *r;
+		u32 i, n;
+		u64 mask;
+		int err = sm_find_entry(sm, block, &r, &i);
+
+		if (!err)
+			err = sm_touch(sm, r);
+		if (err)
+			return err;
+		n = entries_in_word(i, nr);
+		mask = pairs_mask(i, n);
+		nr -= n;
+		if (all_are_one(r, i / SM_ENTRIES_PER_WORD, mask)) {
+			replace_pairs(r->cur, i / SM_ENTRIES_PER_WORD, mask, SM_EVEN_BITS);
+			block += n;
+			continue;
+		}
+		for (; n; n--) {
+			err = sm_inc(sm, block++);
+			if (err)
+				return err;
+		}
+	}
+	return 0;
+}
+
+/* All entries of a mask go from 1 to 0. */
+static void free_pairs(struct pd_sm *sm, struct sm_region *r, u32 i, u32 nr, u64 mask,
+		       bool passdown)
+{
+	u32 word = i / SM_ENTRIES_PER_WORD;
+
+	replace_pairs(r->cur, word, mask, 0);
+	replace_pairs(r->old, word, mask, passdown ? ~0ULL : ~SM_EVEN_BITS);
+	r->nr_free += nr;
+	r->first_free = min(r->first_free, i);
+	sm->nr_allocated -= nr;
+	sm->nr_freed += nr;
+}
+
+/**
+ * sm_dec_run() - one reference less to each data block of a run
+ * @sm: the map of data blocks
+ * @block: first block
+ * @nr: blocks
+ * @passdown: those that lose their last one are to be passed down
+ *
+ * Return: as sm_dec(), for the first block that fails.
+ */
+int sm_dec_run(struct pd_sm *sm, u64 block, u64 nr, bool passdown)
+{
+	while (nr) {
+		struct sm_region *r;
+		u32 i, n;
+		bool freed;
+		u64 mask;
+		int err = find_to_lower(sm, block, &r, &i);
+
+		if (err)
+			return err;
+		n = entries_in_word(i, nr);
+		mask = pairs_mask(i, n);
+		nr -= n;
+		if (all_are_one(r, i / SM_ENTRIES_PER_WORD, mask)) {
+			free_pairs(sm, r, i, n, mask, passdown);
+			block += n;
+			continue;
+		}
+		for (; n; n--) {
+			err = lower(sm, block++, passdown, &freed);
+			if (err)
+				return err;
+		}
 	}
 	return 0;
 }

@@ -51,7 +51,8 @@ struct pd_tm;
  * @exact: the two fields above are counted, not read from disk
  * @stale: @bitmap and the hints must be read again (after an abort)
  * @cur: the counts, NULL while not loaded
- * @old: the counts as the last frozen transaction left them, NULL while unchanged
+ * @old: the counts as the last frozen transaction left them, but for data blocks freed
+ *	since, see note_freed(); NULL while unchanged
  * @held: in the layout of a bitmap: the even bit of a reserved entry, the odd
  *	one of a quarantined entry; NULL while there is none
  * @nr_held: entries in @held
@@ -74,7 +75,10 @@ struct sm_region {
 	struct list_head dirty;
 };
 
-/* Blocks of one region freed by one transaction: even bits of a bitmap's layout. */
+/*
+ * Blocks of one region freed by one transaction, in a bitmap's layout: the even bit of
+ * each, and the odd one of data blocks that are to be passed down.
+ */
 struct sm_freed_page {
 	struct sm_freed_page *next;
 	u64 region;
@@ -82,6 +86,8 @@ struct sm_freed_page {
 };
 
 static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
+
+typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
 
 /**
  * struct pd_sm - a space map
@@ -148,6 +154,8 @@ int sm_count(struct pd_sm *sm, u64 block, u32 *count);
 bool sm_peek_shared(struct pd_sm *sm, u64 block);
 int sm_inc(struct pd_sm *sm, u64 block);
 int sm_dec(struct pd_sm *sm, u64 block, bool *freed);
+int sm_inc_run(struct pd_sm *sm, u64 block, u64 nr);
+int sm_dec_run(struct pd_sm *sm, u64 block, u64 nr, bool passdown);
 int sm_alloc(struct pd_sm *sm, u64 *block);
 int sm_find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry);
 int sm_check_resize(struct pd_sm *sm, u64 nr_blocks, u64 *bitmaps);
@@ -166,8 +174,7 @@ void sm_untake(struct pd_sm *sm, u64 block);
 void sm_freeze(struct pd_sm *sm);
 struct sm_freed_page *sm_settle(struct pd_sm *sm);
 void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
-bool sm_freed_next(const struct sm_freed_page *pages, u64 begin, u64 end, u64 *free_begin,
-		   u64 *free_end);
+void sm_walk_freed(const struct sm_freed_page *pages, sm_freed_fn fn, void *arg);
 
 /* space-map-disk.c: opening, laying out, writing */
 int sm_create(struct pd_sm *sm);

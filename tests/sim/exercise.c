@@ -95,13 +95,6 @@ static void read_dev(struct thin_meta *tm, u32 id, struct rng *rng)
 	sane(0, "thin_meta_close_dev");
 }
 
-static void nothing(void *arg, u64 begin, u64 len)
-{
-	(void)arg;
-	(void)begin;
-	(void)len;
-}
-
 static bool never(void *arg)
 {
 	(void)arg;
@@ -110,7 +103,7 @@ static bool never(void *arg)
 
 static void change_dev(struct thin_meta *tm, u32 id, struct rng *rng)
 {
-	u64 v = rng_below(rng, rng_chance(rng, 80) ? 700 : ~0ULL - 70), begin, len, next, i;
+	u64 v = rng_below(rng, rng_chance(rng, 80) ? 700 : ~0ULL - 70), begin, end, len, next, nr, i;
 	struct thin_insert ins[16];
 	struct thin_dev *td;
 	struct thin_map map;
@@ -130,8 +123,8 @@ static void change_dev(struct thin_meta *tm, u32 id, struct rng *rng)
 		break;
 	case 1:
 		next = v;
-		sane(thin_dev_remove_range(td, v, rng_chance(rng, 30) ? ~0ULL : v + rng_below(rng, 300) + 1, &next, nothing, NULL),
-		     "thin_dev_remove_range");
+		end = rng_chance(rng, 30) ? ~0ULL : v + rng_below(rng, 300) + 1;
+		sane(thin_dev_remove_range(td, v, end, rng_chance(rng, 50), &next, &nr), "thin_dev_remove_range");
 		break;
 	default:
 		for (i = 0; i < 4; i++)

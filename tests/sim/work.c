@@ -59,21 +59,14 @@ static void find_all(bool cold)
 	}
 }
 
-static void dropped(void *arg, u64 begin, u64 len)
-{
-	(void)arg;
-	(void)begin;
-	(void)len;
-}
-
 static void remove_all(void)
 {
-	u64 at, next = 0;
+	u64 at, nr, next = 0;
 	int r;
 
 	for (at = 0; at < 10 * MAPPINGS; at = next) {
 		next = at;
-		r = thin_dev_remove_range(td, at, 10 * MAPPINGS, &next, dropped, NULL);
+		r = thin_dev_remove_range(td, at, 10 * MAPPINGS, true, &next, &nr);
 		if (r == -EAGAIN) {
 			must(thin_meta_commit(tm));
 			next = at;

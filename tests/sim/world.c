@@ -131,7 +131,14 @@ void note_freed(void *arg, u64 block)
 {
 	struct world *w = arg;
 
-	w->dropped[block] = 1;
+	w->dropped[block] = DROPPED;
+}
+
+void note_freed_to_pass_down(void *arg, u64 block)
+{
+	struct world *w = arg;
+
+	w->dropped[block] = DROPPED_TO_PASS_DOWN;
 }
 
 void size_books(struct world *w, u64 nr)
@@ -180,42 +187,58 @@ void del_reserved(struct world *w, u64 b)
 
 /* ---- after every call ---- */
 
+struct filling {
+	struct world *w;
+	const struct state *s;
+	u8 *dropped;
+	struct freed_set *set;
+	u64 left;
+};
+
+static void fill_run(void *arg, u64 begin, u64 len, bool passdown)
+{
+	struct filling *f = arg;
+	u64 end = begin + len;
+
+	if (!len || end > f->s->data_blocks)
+		sim_fail("thin_freed_walk gave [%llu, %llu)", begin, end);
+	f->set->blocks = must_have(realloc(f->set->blocks, (f->set->nr + len) * sizeof(*f->set->blocks)));
+	for (; begin < end; begin++, f->left--) {
+		if (!f->dropped[begin] || f->s->refs[begin])
+			sim_fail("data block %llu is in a freed set: dropped %d, references %u", begin,
+				 f->dropped[begin], f->s->refs[begin]);
+		if (passdown != (f->dropped[begin] == DROPPED_TO_PASS_DOWN))
+			sim_fail("data block %llu is %sto be passed down", begin, passdown ? "" : "not ");
+		f->dropped[begin] = 0;
+		f->w->quarantined[begin]++;
+		f->set->blocks[f->set->nr++] = begin;
+	}
+}
+
 /* The announced sets hold exactly what the model saw freed, each block once. */
 static void fill_sets(struct world *w, const struct state *s, u8 *dropped)
 {
-	u64 nr = s->data_blocks, b, fb, fe, n = 0;
+	struct filling f = { .w = w, .s = s, .dropped = dropped };
 	/* A commit that was made to fail behind its superblock tells of no set. */
 	bool told = w->ops.freed && w->tm && (w->flying || !w->armed || sim_faults == w->faults_seen);
-	struct freed_set *set;
 	size_t i;
+	u64 b;
 
 	w->commit_nr++;
 	for (b = 0; b < w->durable->data_blocks; b++)
 		if (w->durable->refs[b] > 1)
 			w->shared_nr[b] = w->commit_nr;
-	for (b = 0; b < nr; b++)
-		n += dropped[b] && !s->refs[b];
-	if (told && n && !w->nr_new_sets)
-		sim_fail("the commit freed %llu data blocks and announced no set", n);
+	for (b = 0; b < s->data_blocks; b++)
+		f.left += dropped[b] && !s->refs[b];
+	if (told && f.left && !w->nr_new_sets)
+		sim_fail("the commit freed %llu data blocks and announced no set", f.left);
 	for (i = 0; i < w->nr_new_sets; i++) {
-		set = &w->sets[w->nr_sets + i];
-		set->commit_nr = w->commit_nr;
-		for (b = 0; b < nr && thin_freed_next(set->set, b, nr, &fb, &fe); b = fe) {
-			if (fb < b || fe <= fb || fe > nr)
-				sim_fail("thin_freed_next from %llu gave [%llu, %llu)", b, fb, fe);
-			set->blocks = must_have(realloc(set->blocks, (set->nr + fe - fb) * sizeof(*set->blocks)));
-			for (; fb < fe; fb++, n--) {
-				if (!dropped[fb] || s->refs[fb])
-					sim_fail("data block %llu is in a freed set: dropped %d, references %u", fb,
-						 dropped[fb], s->refs[fb]);
-				dropped[fb] = 0;
-				w->quarantined[fb]++;
-				set->blocks[set->nr++] = fb;
-			}
-		}
+		f.set = &w->sets[w->nr_sets + i];
+		f.set->commit_nr = w->commit_nr;
+		thin_freed_walk(f.set->set, fill_run, &f);
 	}
-	if (told && n)
-		sim_fail("%llu freed data blocks are in no set", n);
+	if (told && f.left)
+		sim_fail("%llu freed data blocks are in no set", f.left);
 	memset(dropped, 0, w->cap_data);
 	w->nr_sets += w->nr_new_sets;
 	w->nr_new_sets = 0;

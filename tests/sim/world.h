@@ -24,6 +24,9 @@ struct handle {
 	bool changed, frozen;
 };
 
+/* What is known of a data block that lost its last reference. */
+enum { DROPPED = 1, DROPPED_TO_PASS_DOWN };
+
 struct freed_set {
 	struct thin_freed *set;
 	u64 commit_nr;
@@ -117,6 +120,7 @@ void became_durable(struct world *w, const char *what, struct state *s, u8 *drop
 void arm_fault(struct world *w);
 void disarm_fault(struct world *w);
 void note_freed(void *arg, u64 block);
+void note_freed_to_pass_down(void *arg, u64 block);
 
 void op_open(struct world *w, bool may_format);
 void op_close(struct world *w);
