@@ -65,6 +65,8 @@ IMPROVEMENTS = {
     "nowait": "the stock module takes no request that must not wait, so that io_uring hands each one to a thread",
     "cache": "the stock module asks the metadata for each mapping; it has no cache of them, and no parameter for its size",
     "version": "the stock module has no version of its own, and not all of its parameters a description",
+    "worn-sector": "the stock module takes a metadata sector that the disk reports as worn out for an empty one: it "
+    "reads zeroes where there is data",
     "extents": "in the stock module the blocks of thins that are filled at the same time alternate on the data device",
     "stats": "the stock module counts nothing and knows no such message",
 }

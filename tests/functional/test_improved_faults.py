@@ -5,9 +5,11 @@ import signal
 
 import pytest
 from lib import io, metadata, proc
+from lib.disks import Worn
 from lib.dm import error_of
 from lib.proc import wait_for
 from lib.thin import GIB, KIB, MIB
+from test_bad_sectors import BLOCKS, populated, prove_all
 
 
 @pytest.fixture
@@ -21,6 +23,28 @@ def breakable(rig):
     pool.meta.good()
     rig.stop_quietly(pool)
     metadata.check(pool.meta)
+
+
+# -- what cannot be read -----------------------------------------------------------------
+
+
+@pytest.mark.improvement("worn-sector")
+def test_worn_sector_is_no_hole(rig):
+    """The kernel's errno for a worn medium is the one that says "no such key" inside."""
+    if not Worn.possible():
+        pytest.skip("this kernel has no scsi_debug")
+    pool, slots, frozen = populated(rig)
+    leaf = metadata.one_of_each_kind(pool.meta)["leaf"]
+    pool.meta = rig.worn_copy(pool.meta, leaf * metadata.BLOCK, metadata.BLOCK)
+    pool.meta.lose()
+    pool.start()
+    thin = pool.activate(0, sectors=BLOCKS * 128)
+    assert io.error_of(thin.read, 0, 4 * KIB) == errno.EIO
+    assert io.error_of(thin.write, 8 * KIB, bytes(4 * KIB)) == errno.EIO
+    rig.down(pool)
+    pool.meta.good()
+    rig.recover(pool)
+    prove_all(rig, pool, slots, frozen)
 
 
 # -- commits that fail -------------------------------------------------------------------

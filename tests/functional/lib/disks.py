@@ -1,5 +1,6 @@
 """Block devices to put a pool on: loop devices over sparse files, null_blk, switchable linear ones."""
 
+import glob
 import itertools
 import os
 
@@ -117,6 +118,45 @@ def load_null_blk():
             proc.run("modprobe", "null_blk", "nr_devices=0")
         if not os.path.ismount(CONFIGFS):
             proc.run("mount", "-t", "configfs", "none", CONFIGFS)
+
+
+class Worn:
+    """A SCSI disk in memory that can lose some sectors, with the error that a worn medium gives."""
+
+    MODULE = "/sys/bus/pseudo/drivers/scsi_debug"
+    MEDIUM_ERROR = 2
+
+    def __init__(self, sectors, begin, length):
+        """begin, length: the sectors in question."""
+        proc.run("modprobe", "sd_mod")
+        proc.run("modprobe", "scsi_debug", f"dev_size_mb={-(-sectors // 2048)}", "delay=0",
+                 f"medium_error_start={begin}", f"medium_error_count={length}")
+        self.sectors = sectors
+        self.path = "/dev/" + proc.wait_for(self._name, "the SCSI disk")
+
+    @classmethod
+    def possible(cls):
+        return proc.run("modprobe", "--dry-run", "scsi_debug", check=False).status == 0
+
+    @classmethod
+    def _name(cls):
+        return next((os.path.basename(p) for p in glob.glob(f"{cls.MODULE}/adapter0/host*/target*/*/block/*")), None)
+
+    def __str__(self):
+        return self.path
+
+    def _set(self, options):
+        with open(f"{self.MODULE}/opts", "w", encoding="ascii") as file:
+            file.write(str(options))
+
+    def lose(self):
+        self._set(self.MEDIUM_ERROR)
+
+    def good(self):
+        self._set(0)
+
+    def remove(self):
+        proc.run("modprobe", "--remove", "scsi_debug")
 
 
 class Switch(Device):

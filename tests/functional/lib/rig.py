@@ -4,7 +4,7 @@ import itertools
 import os
 
 from . import io, metadata, proc
-from .disks import Loop, NullBlk, Switch
+from .disks import Loop, NullBlk, Switch, Worn
 from .dm import Device, DmError
 from .thin import MIB, SECTOR, Pool
 
@@ -44,6 +44,13 @@ class Rig:
         disk = NullBlk(size // SECTOR, **named)
         self.disks.append(disk)
         return disk
+
+    def worn_copy(self, disk, offset, length):
+        """What a disk holds, on one that can lose these bytes of it."""
+        worn = Worn(disk.sectors, offset // SECTOR, length // SECTOR)
+        self.disks.append(worn)
+        proc.run("dd", f"if={disk}", f"of={worn}", "bs=1M", "iflag=direct", "oflag=direct")
+        return worn
 
     def switch(self, size=4 * MIB):
         """A disk that can be told to fail."""
@@ -116,7 +123,7 @@ class Rig:
     @staticmethod
     def healed(disk):
         """The disk, no longer failing if it is one that can be told to."""
-        if isinstance(disk, Switch):
+        if isinstance(disk, (Switch, Worn)):
             disk.good()
         return disk
 
