@@ -37,10 +37,7 @@ static void pack_superblock(struct thin_meta *tm)
 	sm_pack_root(&tm->meta_sm, sb->metadata_space_map_root);
 }
 
-/*
- * Fix what the transaction is and find a place for all of it.  The bitmaps go to
- * dm-bufio now, as they go on changing; the other blocks do not.
- */
+/* Fix what the transaction is and find a place for all of it. */
 static int lay_out(struct thin_meta *tm)
 {
 	int r;

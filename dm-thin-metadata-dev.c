@@ -174,7 +174,7 @@ static int write_root(struct thin_meta *tm, u32 id, u64 root)
 {
 	__le64 value = cpu_to_le64(root);
 
-	return bt_insert(&tm->top, &tm->top_root, id, &value, NULL);
+	return bt_insert(&tm->top, &tm->top_root, id, &value);
 }
 
 static int write_details(struct thin_dev *td)
@@ -187,7 +187,7 @@ static int write_details(struct thin_dev *td)
 		.snapshotted_time = cpu_to_le32(td->snapshotted_time),
 	};
 
-	return bt_insert(&tm->details, &tm->details_root, td->id, &details, NULL);
+	return bt_insert(&tm->details, &tm->details_root, td->id, &details);
 }
 
 /**
@@ -206,9 +206,9 @@ int dev_write_changed(struct thin_meta *tm)
 		if (!td->changed)
 			continue;
 		r = write_root(tm, td->id, td->root);
-		if (r >= 0)
+		if (!r)
 			r = write_details(td);
-		if (r < 0)
+		if (r)
 			return r;
 		td->changed = false;
 	}
@@ -331,7 +331,7 @@ int dev_own_path(struct thin_dev *td)
 	WRITE_ONCE(tm->changed, true);
 	/* The same value again: this is for the shadowing on the way to it. */
 	r = write_root(tm, td->id, td->root);
-	if (r < 0)
+	if (r)
 		return r;
 	td->owned_seq = tm->open_seq;
 	return 0;
@@ -465,9 +465,7 @@ static int add_device(struct thin_meta *tm, u32 id, u64 root, u64 mapped_blocks)
 	int r;
 
 	r = write_root(tm, id, root);
-	if (r >= 0)
-		r = write_details(&td);
-	return r < 0 ? r : 0;
+	return r ?: write_details(&td);
 }
 
 static int check_new(struct thin_meta *tm, u32 id)

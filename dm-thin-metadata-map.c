@@ -244,29 +244,23 @@ void thin_dev_prefetch(struct thin_dev *td, u64 vblock)
 	meta_end_read(td->tm);
 }
 
-/* The mapping that is there now, as struct thin_insert.expect names it. */
-static int current_block(struct thin_dev *td, u64 vblock, u64 *block)
-{
-	__le64 value;
-	int r = bt_lookup(&td->tm->mapping, td->root, vblock, true, &value);
-
-	*block = THIN_EXPECT_HOLE;
-	if (!r)
-		*block = mapping_block(le64_to_cpu(value));
-	return r == -ENODATA ? 0 : r;
-}
-
-static int insert_one(struct thin_dev *td, struct thin_insert *ins)
+static int insert_one(struct thin_dev *td, struct thin_insert *ins, struct bt_place *place)
 {
 	struct thin_meta *tm = td->tm;
 	__le64 value = cpu_to_le64(mapping_pack(ins->block, tm->time));
+	u64 old = THIN_EXPECT_HOLE;
+	const void *there;
+	__le64 old_value;
 	bool freed;
-	u64 old;
 	int r;
 
-	r = current_block(td, ins->vblock, &old);
+	r = bt_find_place(&tm->mapping, &td->root, ins->vblock, place, &there);
 	if (r)
 		return r;
+	if (there) {
+		memcpy(&old_value, there, sizeof(old_value));
+		old = mapping_block(le64_to_cpu(old_value));
+	}
 	ins->status = old == ins->expect ? 0 : -ESTALE;
 	if (ins->status)
 		return 0;
@@ -274,10 +268,10 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
 	r = sm_take_reserved(&tm->data_sm, ins->block);
 	if (r)
 		return r;
-	r = bt_insert(&tm->mapping, &td->root, ins->vblock, &value, NULL);
-	if (!r)
+	r = bt_set_place(&tm->mapping, &td->root, ins->vblock, &value, place);
+	if (!r && !there)
 		td->mapped_blocks++;
-	else if (r > 0)
+	else if (!r)
 		r = sm_dec(&tm->data_sm, old, &freed);
 	if (r)
 		sm_untake(&tm->data_sm, ins->block);
@@ -287,6 +281,7 @@ static int insert_one(struct thin_dev *td, struct thin_insert *ins)
 static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int nr)
 {
 	struct thin_meta *tm = td->tm;
+	struct bt_place place = { };
 	unsigned int i, done;
 	int r;
 
@@ -302,7 +297,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 	for (i = 0; i < nr && !r; i++) {
 		if (i && meta_is_short(tm))
 			break;
-		r = insert_one(td, &ins[i]);
+		r = insert_one(td, &ins[i], &place);
 	}
 	if (!r) {
 		while (i--)
@@ -365,9 +360,8 @@ static int is_sole_user(struct thin_meta *tm, u64 block)
 static int stamp(struct thin_dev *td, u64 vblock, u64 block, u32 time)
 {
 	__le64 value = cpu_to_le64(mapping_pack(block, time));
-	int r = bt_insert(&td->tm->mapping, &td->root, vblock, &value, NULL);
 
-	return r < 0 ? r : 0;
+	return bt_insert(&td->tm->mapping, &td->root, vblock, &value);
 }
 
 static int take_over(struct thin_dev *td, u64 vblock, u64 block, u32 old_time)

@@ -232,61 +232,145 @@ static int make_room(struct bt_info *info, u64 *root, struct bt_path *path, u32 
 	return split(info, path, up);
 }
 
+static struct bt_level *leaf_of(struct bt_place *place)
+{
+	return level_up(&place->path, 0);
+}
+
+/* An ancestor's bound holds, too; each step has looked at the parent's only. */
+static int check_bound(struct bt_info *info, const struct bt_place *place,
+		       const struct bt_level *level)
+{
+	u32 nr = bt_nr(level->node);
+
+	if (place->last || !nr || bt_key(level->node, nr - 1) < place->bound)
+		return 0;
+	bm_complain(info->tm->bm, level->block, PD_NODE, "key beyond an ancestor's next", -EILSEQ);
+	return -EILSEQ;
+}
+
+static int go_down(struct bt_info *info, u64 *root, u64 key, struct bt_place *place)
+{
+	struct bt_level *level;
+	int r;
+
+	place->last = true;
+	r = bt_shadow_root(info, root, &place->path);
+	while (!r) {
+		level = leaf_of(place);
+		r = check_bound(info, place, level);
+		if (r || bt_is_leaf(level->node))
+			break;
+		level->index = bt_search(level->node, key);
+		if (level->index < 0) {
+			level->index = 0;
+			bt_set_key(level->node, 0, key);
+		}
+		if (level->index + 1 < (s32)bt_nr(level->node)) {
+			place->bound = bt_key(level->node, level->index + 1);
+			place->last = false;
+		}
+		r = bt_shadow_child(info, &place->path);
+	}
+	if (r)
+		place->path.depth = 0;
+	return r;
+}
+
+static bool is_in_leaf(struct bt_place *place, u64 key)
+{
+	const struct disk_node *leaf;
+
+	if (!place->path.depth)
+		return false;
+	leaf = leaf_of(place)->node;
+	return bt_nr(leaf) && key >= bt_key(leaf, 0) && (place->last || key < place->bound);
+}
+
+/**
+ * bt_find_place() - where a key is, or would be, to be changed there
+ * @info: the tree
+ * @root: its root, set to the new one
+ * @key: the key
+ * @place: all zeroes, or where another key of the tree was found since its last other
+ *	change, under the same hold of the lock
+ * @old: set to the key's value, or NULL when it has none
+ *
+ * Return: 0, -EILSEQ for damage, otherwise as tm_shadow().
+ */
+int bt_find_place(struct bt_info *info, u64 *root, u64 key, struct bt_place *place,
+		  const void **old)
+{
+	struct bt_level *level;
+	s32 i;
+	int r;
+
+	if (!is_in_leaf(place, key)) {
+		r = go_down(info, root, key, place);
+		if (r)
+			return r;
+	}
+	level = leaf_of(place);
+	i = bt_search(level->node, key);
+	place->found = i >= 0 && bt_key(level->node, i) == key;
+	level->index = place->found ? i : i + 1;
+	*old = place->found ? bt_value(level->node, i) : NULL;
+	return 0;
+}
+
+/**
+ * bt_set_place() - set the value of a key
+ * @info: the tree
+ * @root: as of bt_find_place(), set to the new one
+ * @key: of bt_find_place()
+ * @value: @info->value_size bytes
+ * @place: of bt_find_place()
+ *
+ * Reference counts of values are the caller's.
+ *
+ * Return: 0, otherwise as bt_find_place().
+ */
+int bt_set_place(struct bt_info *info, u64 *root, u64 key, const void *value,
+		 struct bt_place *place)
+{
+	struct bt_level *level = leaf_of(place);
+	int r;
+
+	if (!place->found) {
+		if (bt_nr(level->node) >= max_of(level->node)) {
+			r = make_room(info, root, &place->path, 0);
+			if (r)
+				return r;
+			level = leaf_of(place);
+			/* A leaf that was the root had nobody above to lower for this key. */
+			if (key < bt_key(place->path.level[0].node, 0))
+				bt_set_key(place->path.level[0].node, 0, key);
+			/* The bound may be another one now. */
+			place->path.depth = 0;
+		}
+		bt_open_gap(level->node, level->index, 1);
+		bt_set_key(level->node, level->index, key);
+	}
+	memcpy(bt_value(level->node, level->index), value, info->value_size);
+	return 0;
+}
+
 /**
  * bt_insert() - set the value of a key
  * @info: the tree
  * @root: its root, set to the new one
  * @key: the key
  * @value: @info->value_size bytes
- * @old: if not NULL, set to the value that was replaced
  *
  * Reference counts of values are the caller's.
  *
- * Return: 0 for a new key, 1 for one that had a value, -EILSEQ for damage,
- * otherwise as tm_shadow().
+ * Return: 0, -EILSEQ for damage, otherwise as tm_shadow().
  */
-int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void *old)
+int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value)
 {
-	struct bt_path path;
-	struct bt_level *level;
-	s32 i;
-	int r;
+	struct bt_place place = { };
+	const void *old;
+	int r = bt_find_place(info, root, key, &place, &old);
 
-	r = bt_shadow_root(info, root, &path);
-	while (!r) {
-		level = level_up(&path, 0);
-		i = bt_search(level->node, key);
-		if (bt_is_leaf(level->node))
-			break;
-		if (i < 0) {
-			i = 0;
-			bt_set_key(level->node, 0, key);
-		}
-		level->index = i;
-		r = bt_shadow_child(info, &path);
-	}
-	if (r)
-		return r;
-
-	if (i >= 0 && bt_key(level->node, i) == key) {
-		if (old)
-			memcpy(old, bt_value(level->node, i), info->value_size);
-		memcpy(bt_value(level->node, i), value, info->value_size);
-		return 1;
-	}
-
-	level->index = i + 1;
-	if (bt_nr(level->node) >= max_of(level->node)) {
-		r = make_room(info, root, &path, 0);
-		if (r)
-			return r;
-		level = level_up(&path, 0);
-		/* A leaf that was the root had nobody above to lower for this key. */
-		if (key < bt_key(path.level[0].node, 0))
-			bt_set_key(path.level[0].node, 0, key);
-	}
-	bt_open_gap(level->node, level->index, 1);
-	bt_set_key(level->node, level->index, key);
-	memcpy(bt_value(level->node, level->index), value, info->value_size);
-	return 0;
+	return r ?: bt_set_place(info, root, key, value, &place);
 }

@@ -78,6 +78,20 @@ struct bt_path {
 	} level[BT_MAX_DEPTH];
 };
 
+/**
+ * struct bt_place - where a key is, or would be
+ * @path: down to its leaf; no levels: nowhere yet
+ * @found: the key is there
+ * @bound: all keys of the leaf are below it, unless it is the @last
+ * @last: there is no leaf behind
+ */
+struct bt_place {
+	struct bt_path path;
+	bool found;
+	u64 bound;
+	bool last;
+};
+
 /* btree.c: looking, and what the other files share */
 int bt_empty(struct bt_info *info, u64 *root);
 int bt_lookup(struct bt_info *info, u64 root, u64 key, bool may_block, void *value);
@@ -98,7 +112,11 @@ int bt_check_pair(struct pd_tm *tm, u64 block, const struct disk_node *node,
 		  const struct disk_node *neighbour);
 
 /* btree-insert.c */
-int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value, void *old);
+int bt_find_place(struct bt_info *info, u64 *root, u64 key, struct bt_place *place,
+		  const void **old);
+int bt_set_place(struct bt_info *info, u64 *root, u64 key, const void *value,
+		 struct bt_place *place);
+int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value);
 
 /* btree-remove.c */
 int bt_remove(struct bt_info *info, u64 *root, u64 key);

@@ -199,13 +199,13 @@ static int apply_overflow(struct pd_sm *sm)
 		__le32 value = cpu_to_le32(count);
 
 		if (count >= 3) {
-			r = bt_insert(&info, &sm->overflow_root, block, &value, NULL);
+			r = bt_insert(&info, &sm->overflow_root, block, &value);
 		} else {
 			r = bt_remove(&info, &sm->overflow_root, block);
 			if (r == -ENODATA)	/* rose above 2 and fell in one transaction */
 				r = 0;
 		}
-		if (r < 0)
+		if (r)
 			return r;
 		xa_erase(&sm->overflow, block);
 	}
@@ -252,8 +252,8 @@ static int layout_data(struct pd_sm *sm)
 		if (r)
 			return r;
 		fill_entry(region, &entry);
-		r = bt_insert(&info, &sm->bitmap_root, region->index, &entry, NULL);
-		if (r < 0)
+		r = bt_insert(&info, &sm->bitmap_root, region->index, &entry);
+		if (r)
 			return r;
 	}
 	return 0;
@@ -301,29 +301,24 @@ int sm_layout(struct pd_sm *sm)
 }
 
 /**
- * sm_write() - hand the bitmaps to the block manager
+ * sm_write() - make the bitmaps blocks of the transaction
  * @sm: a map that has been laid out
  *
- * Return: 0 or a negative errno.
+ * They are copied, as they go on changing when the transaction is frozen.
+ *
+ * Return: 0 or -ENOMEM.
  */
 int sm_write(struct pd_sm *sm)
 {
-	struct pd_bm *bm = sm->tm->bm;
 	struct sm_region *region;
-	void *zeroes = (void *)get_zeroed_page(GFP_NOIO);
-	int r = 0;
+	int r;
 
-	if (!zeroes)
-		return -ENOMEM;
 	list_for_each_entry(region, &sm->dirty, dirty) {
-		r = bm_write(bm, region->new_bitmap, PD_BITMAP, region->cur ?: zeroes);
+		r = tm_add(sm->tm, PD_BITMAP, region->new_bitmap, region->cur);
 		if (r)
-			break;
+			return r;
 	}
-	if (!r && !sm->is_data)
-		r = bm_write(bm, sm->bitmap_root, PD_INDEX, sm->index);
-	free_page((unsigned long)zeroes);
-	return r;
+	return sm->is_data ? 0 : tm_add(sm->tm, PD_INDEX, sm->bitmap_root, sm->index);
 }
 
 /**

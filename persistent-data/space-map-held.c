@@ -203,7 +203,6 @@ void sm_freeze(struct pd_sm *sm)
 	sm->nr_freed = 0;
 	sm->nr_overflow = 0;
 	sm->frozen_blocks = sm->nr_blocks;
-	sm->in_flight = true;
 }
 
 /**
@@ -218,7 +217,6 @@ struct sm_freed_page *sm_settle(struct pd_sm *sm)
 	struct sm_freed_page *pages = sm->frozen;
 
 	sm->frozen = NULL;
-	sm->in_flight = false;
 	WRITE_ONCE(sm->durable_blocks, sm->frozen_blocks);
 	if (sm->is_data)
 		return pages;

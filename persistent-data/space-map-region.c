@@ -148,13 +148,13 @@ int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region)
 	return 0;
 }
 
-/* Clean bitmaps are a cache of what the disk has, unless they are on their way to it. */
+/* Clean bitmaps are a cache. */
 static void shed(struct pd_sm *sm)
 {
 	struct sm_region *r;
 	unsigned long index;
 
-	if (sm->in_flight || sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
+	if (sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
 		return;
 	xa_for_each(&sm->regions, index, r)
 		if (list_empty(&r->dirty))
@@ -182,8 +182,7 @@ static void clear_tail(struct pd_sm *sm, struct sm_region *r)
  */
 int sm_load(struct pd_sm *sm, struct sm_region *r)
 {
-	struct dm_buffer *buffer;
-	const void *data;
+	struct pd_read read;
 	unsigned long page;
 	int err;
 
@@ -194,13 +193,13 @@ int sm_load(struct pd_sm *sm, struct sm_region *r)
 	if (!page)
 		return -ENOMEM;
 	if (r->bitmap) {
-		err = bm_read(sm->tm->bm, r->bitmap, PD_BITMAP, true, &buffer, &data);
+		err = tm_read(sm->tm, r->bitmap, PD_BITMAP, true, &read);
 		if (err) {
 			free_page(page);
 			return err;
 		}
-		memcpy((void *)page, data, PD_BLOCK_SIZE);
-		bm_put(buffer);
+		memcpy((void *)page, read.data, PD_BLOCK_SIZE);
+		tm_put(&read);
 	}
 	spin_lock(&sm->peek_lock);
 	r->cur = (struct disk_bitmap *)page;

@@ -53,7 +53,6 @@ void sm_abort(struct pd_sm *sm)
 
 	sm_release(sm, sm->frozen);
 	sm->frozen = NULL;
-	sm->in_flight = false;
 	xa_for_each(&sm->regions, index, r) {
 		INIT_LIST_HEAD(&r->dirty);
 		sm_drop_held(r);

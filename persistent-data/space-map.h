@@ -97,7 +97,6 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  * @durable_blocks: the same as of the last commit
  * @frozen: the blocks freed by the frozen transaction
  * @frozen_blocks: as @nr_blocks, of the frozen transaction
- * @in_flight: there is one: clean bitmaps may be more than the disk has
  * @nr_allocated: blocks with a count above 0
  * @nr_reserved: blocks reserved
  * @nr_freed: blocks that lost their last reference in the open transaction
@@ -124,7 +123,6 @@ struct pd_sm {
 	u64 durable_blocks;
 	struct sm_freed_page *frozen;
 	u64 frozen_blocks;
-	bool in_flight;
 	u64 nr_allocated;
 	u64 nr_reserved;
 	u64 nr_freed;

@@ -16,7 +16,10 @@
 #define KIND_SHIFT	2
 #define KIND_MASK	(3UL << KIND_SHIFT)
 
-static void *make_entry(void *page, enum pd_kind kind)
+/* What all new bitmaps hold: there are many of them when a large device has grown. */
+static const u8 zeroes[PD_BLOCK_SIZE] __aligned(1 << (KIND_SHIFT + 2));
+
+static void *make_entry(const void *page, enum pd_kind kind)
 {
 	return (void *)((unsigned long)page | (unsigned long)kind << KIND_SHIFT);
 }
@@ -29,6 +32,12 @@ static void *entry_page(void *entry)
 static enum pd_kind entry_kind(void *entry)
 {
 	return ((unsigned long)entry & KIND_MASK) >> KIND_SHIFT;
+}
+
+static void free_entry(void *entry)
+{
+	if (entry_page(entry) != zeroes)
+		free_page((unsigned long)entry_page(entry));
 }
 
 /**
@@ -56,7 +65,7 @@ static void drop(struct xarray *shadows)
 	void *entry;
 
 	xa_for_each(shadows, block, entry)
-		free_page((unsigned long)entry_page(entry));
+		free_entry(entry);
 	xa_destroy(shadows);
 }
 
@@ -140,23 +149,31 @@ void tm_put(struct pd_read *read)
 	read->buffer = NULL;
 }
 
-/* Allocate a block number for a page and make them a shadow; frees the page on error. */
+/* Make a page what a block is to be; frees the page on error. */
+static int add_page(struct pd_tm *tm, enum pd_kind kind, const void *page, u64 block)
+{
+	void *entry = make_entry(page, kind);
+	int r = xa_err(xa_store(&tm->shadows[tm->open], block, entry, GFP_NOIO));
+
+	if (r)
+		free_entry(entry);
+	else
+		WRITE_ONCE(tm->nr_shadows, tm->nr_shadows + 1);
+	return r;
+}
+
+/* The same for a block that is allocated for it. */
 static int place_page(struct pd_tm *tm, enum pd_kind kind, unsigned long page, u64 *block,
 		      void **data)
 {
-	int r;
+	int r = sm_alloc(tm->meta, block);
 
-	r = sm_alloc(tm->meta, block);
-	if (!r)
-		r = xa_err(xa_store(&tm->shadows[tm->open], *block,
-				    make_entry((void *)page, kind), GFP_NOIO));
 	if (r) {
 		free_page(page);
 		return r;
 	}
-	WRITE_ONCE(tm->nr_shadows, tm->nr_shadows + 1);
 	*data = (void *)page;
-	return 0;
+	return add_page(tm, kind, *data, *block);
 }
 
 /**
@@ -179,6 +196,28 @@ int tm_new(struct pd_tm *tm, enum pd_kind kind, u64 *block, void **data)
 }
 
 /**
+ * tm_add() - an allocated block's content
+ * @tm: the transaction
+ * @kind: what it is
+ * @block: which; not a shadow
+ * @data: its 4096 bytes, which are copied; NULL: zeroes
+ *
+ * Return: 0 or -ENOMEM; the transaction must be aborted then.
+ */
+int tm_add(struct pd_tm *tm, enum pd_kind kind, u64 block, const void *data)
+{
+	void *page;
+
+	if (!data)
+		return add_page(tm, kind, zeroes, block);
+	page = (void *)__get_free_page(GFP_NOIO);
+	if (!page)
+		return -ENOMEM;
+	memcpy(page, data, PD_BLOCK_SIZE);
+	return add_page(tm, kind, page, block);
+}
+
+/**
  * tm_shadow() - a block that may be changed in place of another
  * @tm: the transaction
  * @kind: what it is
@@ -194,6 +233,7 @@ int tm_shadow(struct pd_tm *tm, enum pd_kind kind, u64 old, u64 *block, void **d
 {
 	struct pd_read read;
 	unsigned long page;
+	void *entry;
 	bool freed;
 	u32 count;
 	int r;
@@ -205,15 +245,16 @@ int tm_shadow(struct pd_tm *tm, enum pd_kind kind, u64 old, u64 *block, void **d
 		bm_complain(tm->bm, old, kind, "in use but counted free", -EILSEQ);
 		return -EILSEQ;
 	}
+	*shared = count > 1;
+	entry = *shared ? NULL : xa_load(&tm->shadows[tm->open], old);
+	if (entry && entry_kind(entry) == kind) {
+		*block = old;
+		*data = entry_page(entry);
+		return 0;
+	}
 	r = tm_read(tm, old, kind, true, &read);
 	if (r)
 		return r;
-	*shared = count > 1;
-	if (!*shared && xa_load(&tm->shadows[tm->open], old)) {
-		*block = old;
-		*data = (void *)read.data;
-		return 0;
-	}
 
 	page = __get_free_page(GFP_NOIO);
 	if (page)
@@ -259,7 +300,7 @@ int tm_dec(struct pd_tm *tm, u64 block, bool *freed)
 	/* Not a frozen one: that is on its way to the disk. */
 	entry = xa_erase(&tm->shadows[tm->open], block);
 	if (entry) {
-		free_page((unsigned long)entry_page(entry));
+		free_entry(entry);
 		WRITE_ONCE(tm->nr_shadows, tm->nr_shadows - 1);
 	}
 	return 0;
