@@ -205,7 +205,11 @@ sim_coverage() {
 		"$sim" --refused
 		"$sim" --flood --seeds 1-1
 	} >/dev/null
-	"$SRC/tests/sim/coverage" "$dir"
+	if ! "$SRC/tests/sim/coverage" "$dir"; then
+		echo '0 passed, 1 failed'
+		return 1
+	fi
+	echo '1 passed, 0 failed'
 }
 
 # What failed stays to be looked at, one run of it, out of memory.
