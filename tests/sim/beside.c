@@ -23,6 +23,7 @@ void beside_freeze(struct world *w)
 
 	w->frozen = state_clone(w->open);
 	w->frozen_seq = thin_meta_open_seq(w->tm);
+	w->frozen_super = disk_crc(w->disk, 0);
 	memcpy(w->frozen_dropped, w->dropped, w->cap_data);
 	memset(w->dropped, 0, w->cap_data);
 	for (i = 0; i < MAX_HANDLES; i++) {

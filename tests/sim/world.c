@@ -379,7 +379,8 @@ static bool which_state(struct world *w)
 		disk_settle(w->disk);
 	w->supers_seen = w->disk->nr_super_writes;
 	fresh_open_state(w);
-	return moved;
+	/* The model does not tell a transaction that only copied blocks from none; block 0 does. */
+	return w->frozen ? disk_crc(w->disk, 0) != w->frozen_super : moved;
 }
 
 /* ---- opening and closing ---- */

@@ -99,6 +99,8 @@ struct world {
 	struct state *frozen;
 	u8 *frozen_dropped;
 	u64 frozen_seq;
+	/* CRC of block 0 before it */
+	u32 frozen_super;
 	unsigned long faults_flying;
 	u64 durable_mblocks;
 	/* where the last change was */
