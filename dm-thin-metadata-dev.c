@@ -21,113 +21,6 @@
 
 #define DM_MSG_PREFIX "thin metadata"
 
-/* ---- the three kinds of tree (format 5) ---- */
-
-static u64 get_le64(const void *values, u32 i)
-{
-	__le64 value;
-
-	memcpy(&value, (const u8 *)values + (size_t)i * sizeof(value), sizeof(value));
-	return le64_to_cpu(value);
-}
-
-static int inc_roots(void *context, const void *values, u32 nr)
-{
-	struct thin_meta *tm = context;
-	int r = 0;
-	u32 i;
-
-	for (i = 0; i < nr && !r; i++)
-		r = tm_inc(&tm->tm, get_le64(values, i));
-	return r;
-}
-
-static int delete_roots(void *context, const void *values, u32 nr)
-{
-	struct thin_meta *tm = context;
-	int r = 0;
-	u32 i;
-
-	for (i = 0; i < nr && !r; i++)
-		r = bt_delete(&tm->mapping, get_le64(values, i));
-	return r;
-}
-
-/* How many values from @i on name data blocks that follow each other; the first is @begin. */
-static u32 data_run(const void *values, u32 i, u32 nr, u64 *begin)
-{
-	u32 len = 1;
-
-	*begin = mapping_block(get_le64(values, i));
-	while (i + len < nr && mapping_block(get_le64(values, i + len)) == *begin + len)
-		len++;
-	return len;
-}
-
-static int inc_data(void *context, const void *values, u32 nr)
-{
-	struct thin_meta *tm = context;
-	u32 i, len;
-	u64 begin;
-	int r = 0;
-
-	for (i = 0; i < nr && !r; i += len) {
-		len = data_run(values, i, nr, &begin);
-		r = sm_inc_run(&tm->data_sm, begin, len);
-	}
-	return r;
-}
-
-static int drop_data(struct thin_meta *tm, const void *values, u32 nr, bool passdown)
-{
-	u32 i, len;
-	u64 begin;
-	int r = 0;
-
-	for (i = 0; i < nr && !r; i += len) {
-		len = data_run(values, i, nr, &begin);
-		r = sm_dec_run(&tm->data_sm, begin, len, passdown);
-	}
-	return r;
-}
-
-static int dec_data(void *context, const void *values, u32 nr)
-{
-	return drop_data(context, values, nr, false);
-}
-
-static int dec_and_pass_down(void *context, const void *values, u32 nr)
-{
-	return drop_data(context, values, nr, true);
-}
-
-/**
- * dev_init_trees() - describe the trees of a pool
- * @tm: the pool
- */
-void dev_init_trees(struct thin_meta *tm)
-{
-	tm->top = (struct bt_info) {
-		.tm = &tm->tm,
-		.value_size = sizeof(__le64),
-		.inc = inc_roots,
-		.context = tm,
-	};
-	tm->mapping = (struct bt_info) {
-		.tm = &tm->tm,
-		.value_size = sizeof(__le64),
-		.inc = inc_data,
-		.dec = dec_data,
-		.context = tm,
-	};
-	tm->passdown = tm->mapping;
-	tm->passdown.dec = dec_and_pass_down;
-	tm->details = (struct bt_info) {
-		.tm = &tm->tm,
-		.value_size = sizeof(struct disk_details),
-	};
-}
-
 /* ---- records of devices ---- */
 
 static int read_details(struct thin_meta *tm, u32 id, struct disk_details *details)
@@ -788,7 +681,6 @@ out:
 static int release_snap(struct thin_meta *tm)
 {
 	const struct disk_superblock *copy;
-	struct bt_info held_top = tm->top;
 	u64 top_root, details_root;
 	struct pd_read read;
 	bool freed;
@@ -803,8 +695,7 @@ static int release_snap(struct thin_meta *tm)
 	details_root = le64_to_cpu(copy->device_details_root);
 	tm_put(&read);
 
-	held_top.dec = delete_roots;
-	r = bt_delete(&held_top, top_root);
+	r = bt_delete(&tm->held_top, top_root);
 	if (!r)
 		r = bt_delete(&tm->details, details_root);
 	if (!r)

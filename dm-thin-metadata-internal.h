@@ -63,6 +63,7 @@
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
  * @top: kind of the top-level tree
+ * @held_top: the same, for letting the metadata snapshot's go with the devices' trees
  * @mapping: kind of a device's tree
  * @passdown: the same, for removals of what is to be passed down
  * @details: kind of the details tree
@@ -116,6 +117,7 @@ struct thin_meta {
 	u64 details_root;
 
 	struct bt_info top;
+	struct bt_info held_top;
 	struct bt_info mapping;
 	struct bt_info passdown;
 	struct bt_info details;
@@ -221,8 +223,10 @@ void dev_cache_fill(struct thin_dev *td, u64 vblock, const struct bt_leaf *leaf,
 void dev_cache_set(struct thin_dev *td, u64 vblock, u64 value);
 void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend);
 
+/* dm-thin-metadata-tree.c */
+void meta_init_trees(struct thin_meta *tm);
+
 /* dm-thin-metadata-dev.c */
-void dev_init_trees(struct thin_meta *tm);
 int dev_write_changed(struct thin_meta *tm);
 void dev_drop_caches(struct thin_meta *tm);
 void dev_reload_all(struct thin_meta *tm);

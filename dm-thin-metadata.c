@@ -368,7 +368,7 @@ struct thin_meta *thin_meta_open(struct block_device *bdev, sector_t data_block_
 	tm_init(&tm->tm, &tm->bm, &tm->meta_sm, tm->open_seq);
 	sm_init(&tm->meta_sm, &tm->tm, false);
 	sm_init(&tm->data_sm, &tm->tm, true);
-	dev_init_trees(tm);
+	meta_init_trees(tm);
 
 	mutex_lock(&tm->commit_lock);
 	mutex_lock(&tm->change_lock);

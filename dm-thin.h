@@ -173,7 +173,8 @@ struct thin_counters {
  * @reclaim_wait: woken when there is nothing to reclaim
  * @freed_sets: waiting for a round; lock
  * @reclaiming: a round is in progress; written under lock
- * @passing_down: discards of the data device are in progress; lock
+ * @passing_down: discards of the data device are in progress; written by @reclaim_work,
+ *	under lock
  * @round_sets: of the round in progress
  * @round_vols: those asked for an epoch
  * @round_pending: those whose epoch has not passed

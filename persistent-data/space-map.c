@@ -237,17 +237,6 @@ static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i, bool passdo
 		sm->nr_freed++;
 }
 
-static int find_to_lower(struct pd_sm *sm, u64 block, struct sm_region **r, u32 *i)
-{
-	int err = sm_find_entry(sm, block, r, i);
-
-	if (!err)
-		err = sm_touch(sm, *r);
-	if (!err)
-		err = sm_touch_held(*r);
-	return err;
-}
-
 static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
 {
 	struct sm_region *r;
@@ -255,7 +244,11 @@ static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
 	int err;
 
 	*freed = false;
-	err = find_to_lower(sm, block, &r, &i);
+	err = sm_find_entry(sm, block, &r, &i);
+	if (!err)
+		err = sm_touch(sm, r);
+	if (!err)
+		err = sm_touch_held(r);
 	if (err)
 		return err;
 
@@ -299,20 +292,36 @@ int sm_dec(struct pd_sm *sm, u64 block, bool *freed)
 
 /* ---- counts of runs ---- */
 
-static u32 entries_in_word(u32 i, u64 nr)
-{
-	return min_t(u64, nr, SM_ENTRIES_PER_WORD - i % SM_ENTRIES_PER_WORD);
-}
+/* What of a run is in one word: entries from @i on, with a mask of their pairs. */
+struct word_run {
+	struct sm_region *r;
+	u32 i;
+	u32 nr;
+	u32 word;
+	u64 mask;
+};
 
-static u64 pairs_mask(u32 i, u32 nr)
+/* The first of the words that a run is in, ready for a change.  Inline for runs of one block. */
+static __always_inline int find_word(struct pd_sm *sm, u64 block, u64 nr, struct word_run *w)
 {
-	return (~0ULL >> (64 - 2 * nr)) << (2 * (i % SM_ENTRIES_PER_WORD));
+	int err = sm_find_entry(sm, block, &w->r, &w->i);
+	u32 at;
+
+	if (!err)
+		err = sm_touch(sm, w->r);
+	if (err)
+		return err;
+	at = w->i % SM_ENTRIES_PER_WORD;
+	w->word = w->i / SM_ENTRIES_PER_WORD;
+	w->nr = min_t(u64, nr, SM_ENTRIES_PER_WORD - at);
+	w->mask = (~0ULL >> (64 - 2 * w->nr)) << (2 * at);
+	return 0;
 }
 
 /* Most blocks have one reference: a word of those is changed at once. */
-static bool all_are_one(const struct sm_region *r, u32 word, u64 mask)
+static bool all_are_one(const struct word_run *w)
 {
-	return (le64_to_cpu(r->cur->words[word]) & mask) == (mask & ~SM_EVEN_BITS);
+	return (le64_to_cpu(w->r->cur->words[w->word]) & w->mask) == (w->mask & ~SM_EVEN_BITS);
 }
 
 static void replace_pairs(struct disk_bitmap *bitmap, u32 word, u64 mask, u64 pairs)
@@ -331,45 +340,32 @@ static void replace_pairs(struct disk_bitmap *bitmap, u32 word, u64 mask, u64 pa
  */
 int sm_inc_run(struct pd_sm *sm, u64 block, u64 nr)
 {
-	while (nr) {
-		struct sm_region *r;
-		u32 i, n;
-		u64 mask;
-		int err = sm_find_entry(sm, block, &r, &i);
+	struct word_run w;
+	u32 i;
+	int err = 0;
 
-		if (!err)
-			err = sm_touch(sm, r);
+	for (; nr && !err; block += w.nr, nr -= w.nr) {
+		err = find_word(sm, block, nr, &w);
 		if (err)
-			return err;
-		n = entries_in_word(i, nr);
-		mask = pairs_mask(i, n);
-		nr -= n;
-		if (all_are_one(r, i / SM_ENTRIES_PER_WORD, mask)) {
-			replace_pairs(r->cur, i / SM_ENTRIES_PER_WORD, mask, SM_EVEN_BITS);
-			block += n;
-			continue;
-		}
-		for (; n; n--) {
-			err = sm_inc(sm, block++);
-			if (err)
-				return err;
-		}
+			break;
+		if (all_are_one(&w))
+			replace_pairs(w.r->cur, w.word, w.mask, SM_EVEN_BITS);
+		else
+			for (i = 0; i < w.nr && !err; i++)
+				err = sm_inc(sm, block + i);
 	}
-	return 0;
+	return err;
 }
 
-/* All entries of a mask go from 1 to 0. */
-static void free_pairs(struct pd_sm *sm, struct sm_region *r, u32 i, u32 nr, u64 mask,
-		       bool passdown)
+/* All entries go from 1 to 0. */
+static void free_word(struct pd_sm *sm, const struct word_run *w, bool passdown)
 {
-	u32 word = i / SM_ENTRIES_PER_WORD;
-
-	replace_pairs(r->cur, word, mask, 0);
-	replace_pairs(r->old, word, mask, passdown ? ~0ULL : ~SM_EVEN_BITS);
-	r->nr_free += nr;
-	r->first_free = min(r->first_free, i);
-	sm->nr_allocated -= nr;
-	sm->nr_freed += nr;
+	replace_pairs(w->r->cur, w->word, w->mask, 0);
+	replace_pairs(w->r->old, w->word, w->mask, passdown ? ~0ULL : ~SM_EVEN_BITS);
+	w->r->nr_free += w->nr;
+	w->r->first_free = min(w->r->first_free, w->i);
+	sm->nr_allocated -= w->nr;
+	sm->nr_freed += w->nr;
 }
 
 /**
@@ -383,30 +379,24 @@ static void free_pairs(struct pd_sm *sm, struct sm_region *r, u32 i, u32 nr, u64
  */
 int sm_dec_run(struct pd_sm *sm, u64 block, u64 nr, bool passdown)
 {
-	while (nr) {
-		struct sm_region *r;
-		u32 i, n;
-		bool freed;
-		u64 mask;
-		int err = find_to_lower(sm, block, &r, &i);
+	struct word_run w;
+	bool freed;
+	u32 i;
+	int err = 0;
 
+	for (; nr && !err; block += w.nr, nr -= w.nr) {
+		err = find_word(sm, block, nr, &w);
+		if (!err)
+			err = sm_touch_held(w.r);
 		if (err)
-			return err;
-		n = entries_in_word(i, nr);
-		mask = pairs_mask(i, n);
-		nr -= n;
-		if (all_are_one(r, i / SM_ENTRIES_PER_WORD, mask)) {
-			free_pairs(sm, r, i, n, mask, passdown);
-			block += n;
-			continue;
-		}
-		for (; n; n--) {
-			err = lower(sm, block++, passdown, &freed);
-			if (err)
-				return err;
-		}
+			break;
+		if (all_are_one(&w))
+			free_word(sm, &w, passdown);
+		else
+			for (i = 0; i < w.nr && !err; i++)
+				err = lower(sm, block + i, passdown, &freed);
 	}
-	return 0;
+	return err;
 }
 
 /* ---- finding ---- */
