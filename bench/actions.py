@@ -1,5 +1,5 @@
 """What is measured on a side. An action takes (bench, side, case) and gives one number: a rate where the
-case's unit is LINEAR, else seconds or a count."""
+case's unit is LINEAR, else seconds or a count. But one_pass, which is a part of a rate."""
 
 import array
 import contextlib
@@ -42,14 +42,17 @@ def _read_here_and_there(path, step):
 
 
 def rate(bench, side, case):
-    """I/Os a second; what goes over the device once is flushed at the end, and that counts."""
-    if not case.once and not case.restored:
+    """I/Os a second."""
+    if not case.restored:
         for thin in side.thins:
             _read_here_and_there(str(thin), 32 * case.setup.block)
+    return _fio(bench, side, case).rate
+
+
+def one_pass(bench, side, case):
+    """I/Os and seconds of going over the devices once; the flush at the end counts."""
     job = _fio(bench, side, case)
-    if not case.once:
-        return job.rate
-    return job.ios / (job.seconds + sum(_timed(io.flush, thin) for thin in side.thins))
+    return job.ios, job.seconds + sum(_timed(io.flush, thin) for thin in side.thins)
 
 
 def per_write(bench, side, case):

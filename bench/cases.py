@@ -46,7 +46,7 @@ class Case:
     unit: str = LINEAR
     target: float | None = None
     quick: bool = False  # part of --quick
-    once: bool = False  # the load goes over the device once and is flushed, instead of running for a time
+    once: bool = False  # the load goes over the devices and they are flushed, instead of running for a time
     restored: bool = False  # the load is on the thin that thin_restore made
 
 

@@ -8,11 +8,11 @@ from cases import KIB
 from lib import io, proc
 
 # What a bio costs on its way shall not drown in what its submission costs: bios are sent in batches,
-# buffers and files are registered, the clock is asked only where latencies are wanted.
+# buffers and files are registered, the clock is asked only where latencies are wanted. Jobs are processes:
+# of a process's threads User Mode Linux lets one at a time out of the kernel, and the others spin until then.
 COMMON = {
     "ioengine": "io_uring",
     "direct": 1,
-    "thread": 1,
     "group_reporting": 1,
     "iodepth": 16,
     "randrepeat": 1,
