@@ -55,6 +55,17 @@ static bool remap_hole(struct thin_target *tt, struct bio *bio)
 	return false;
 }
 
+/*
+ * The core sends a durable write that is to come after a flush in two parts, and forgets the
+ * error of the first.  A record in a journal that vouches for what has been lost with it would
+ * become durable: so each flush that fails takes one such write with it.
+ */
+static bool follows_lost_flush(struct thin_vol *vol, const struct bio *bio)
+{
+	return op_is_write(bio_op(bio)) && READ_ONCE(vol->flush_lost) &&
+	       xchg(&vol->flush_lost, false);
+}
+
 static int map_flush(struct thin_target *tt, struct bio *bio)
 {
 	struct thin_vol *vol = tt->vol;
@@ -219,6 +230,8 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 		return DM_MAPIO_KILL;
 	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
 		return map_flush(tt, bio);
+	if (unlikely(bio->bi_opf & REQ_FUA) && follows_lost_flush(tt->vol, bio))
+		return DM_MAPIO_KILL;
 
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:

@@ -351,6 +351,8 @@ struct thin_vol {
 	struct thin_dev *td;
 	struct srcu_struct srcu;
 	struct thin_counters __percpu *counters;
+	/* A flush has failed, and no durable write with it yet: see thin_map_bio(). */
+	bool flush_lost;
 
 	spinlock_t lock;		/* queues, busy ranges, stash */
 	struct bio_list deferred;

@@ -105,6 +105,32 @@ def test_needs_check_is_on_the_disk_at_once(rig):
     data.good()
 
 
+@pytest.mark.improvement("lost-flush")
+@pytest.mark.parametrize("durable", [True, False])
+def test_durable_write_after_a_lost_flush(rig, durable):
+    """
+    What the core makes of a write that is to come after a flush: both, one after the other,
+    and the error of the first forgotten. The second alone is seen here.
+    """
+    data = rig.switch(64 * MIB)
+    pool = rig.pool(data=data)
+    thin, other = pool.thin(0), pool.thin(1)
+    for device in (thin, other):
+        device.fill_blocks(0, 4, seed=1)
+    pool.status()
+    data.fail_writes()
+    assert io.error_of(thin.flush) == errno.EIO
+    data.good()
+    if not durable:
+        thin.fill_blocks(8, 4, seed=1)
+    other.write(0, bytes(4 * KIB), fua=True)
+    thin.write(0, bytes(4 * KIB))
+    assert io.error_of(thin.write, 0, b"x" * 4 * KIB, True) == errno.EIO
+    thin.write(0, b"y" * 4 * KIB, fua=True)  # once
+    thin.flush()
+    assert thin.read(0, 4 * KIB) == b"y" * 4 * KIB
+
+
 # -- I/O that fails ----------------------------------------------------------------------
 
 
