@@ -55,15 +55,38 @@ static bool remap_hole(struct thin_target *tt, struct bio *bio)
 	return false;
 }
 
-/*
- * The core sends a durable write that is to come after a flush in two parts, and forgets the
- * error of the first.  A record in a journal that vouches for what has been lost with it would
- * become durable: so each flush that fails takes one such write with it.
+/* So long after its flush a durable write may come from the core's worker. */
+#define LOST_FLUSH_JIFFIES	(5 * HZ)
+
+/**
+ * thin_flush_failed - a flush of a volume has ended with an error
+ * @vol: volume
+ *
+ * The core sends a write that is to come after a flush in two parts, the second from a
+ * worker of its own, and forgets the error of the first.  A record in a journal would become
+ * durable that vouches for what has been lost: so each flush that fails takes the next
+ * durable write with it that may be such a second part.  Any context.
  */
+void thin_flush_failed(struct thin_vol *vol)
+{
+	WRITE_ONCE(vol->lost_at, jiffies);
+	atomic_inc(&vol->lost_flushes);
+}
+
 static bool follows_lost_flush(struct thin_vol *vol, const struct bio *bio)
 {
-	return op_is_write(bio_op(bio)) && READ_ONCE(vol->flush_lost) &&
-	       xchg(&vol->flush_lost, false);
+	if (likely(!atomic_read(&vol->lost_flushes)))
+		return false;
+	if (time_after(jiffies, READ_ONCE(vol->lost_at) + LOST_FLUSH_JIFFIES)) {
+		atomic_set(&vol->lost_flushes, 0);
+		return false;
+	}
+	if (!op_is_write(bio_op(bio)) || !(current->flags & PF_WQ_WORKER) ||
+	    atomic_dec_if_positive(&vol->lost_flushes) < 0)
+		return false;
+	DMERR_LIMIT("%s: device %u: a durable write fails because the flush before it has failed",
+		    dm_device_name(vol->pool->md), vol->id);
+	return true;
 }
 
 static int map_flush(struct thin_target *tt, struct bio *bio)

@@ -189,8 +189,8 @@ static int thin_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *erro
 		return DM_ENDIO_INCOMPLETE;
 	}
 	thin_epoch_leave(tt->vol, tb);
-	if (unlikely(*error && bio->bi_opf & REQ_PREFLUSH && *error != BLK_STS_DM_REQUEUE))
-		WRITE_ONCE(tt->vol->flush_lost, true);
+	if (unlikely(*error && bio->bi_opf & REQ_PREFLUSH))
+		thin_flush_failed(tt->vol);
 	if (tb->durable) {
 		tb->durable = false;
 		if (!*error) {

@@ -351,8 +351,9 @@ struct thin_vol {
 	struct thin_dev *td;
 	struct srcu_struct srcu;
 	struct thin_counters __percpu *counters;
-	/* A flush has failed, and no durable write with it yet: see thin_map_bio(). */
-	bool flush_lost;
+	/* Flushes that have failed just now; see thin_flush_failed(). */
+	atomic_t lost_flushes;
+	unsigned long lost_at;
 
 	spinlock_t lock;		/* queues, busy ranges, stash */
 	struct bio_list deferred;
@@ -658,6 +659,7 @@ struct bio *thin_busy_next_waiter(struct thin_vol *vol, struct thin_busy *busy);
 /* ---- dm-thin-map.c ---- */
 
 int thin_map_bio(struct thin_target *tt, struct bio *bio);
+void thin_flush_failed(struct thin_vol *vol);
 int thin_map_deferred(struct thin_vol *vol, struct bio *bio, struct list_head *works);
 bool thin_map_again(struct thin_vol *vol, struct bio *bio, u64 block);
 

@@ -67,7 +67,7 @@ IMPROVEMENTS = {
     "version": "the stock module has no version of its own, and not all of its parameters a description",
     "worn-sector": "the stock module takes a metadata sector that the disk reports as worn out for an empty one: it "
     "reads zeroes where there is data",
-    "lost-flush": "a durable write is acknowledged after a flush that failed, although what it vouches for may be lost",
+    "lost-flush": "the core sends a journal's record though the flush before it has failed, and nobody stops it",
     "extents": "in the stock module the blocks of thins that are filled at the same time alternate on the data device",
     "stats": "the stock module counts nothing and knows no such message",
 }

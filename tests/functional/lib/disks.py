@@ -185,6 +185,12 @@ class Switch(Device):
         have_target("flakey")
         self._swap(f"0 {self.sectors} flakey {self.lower} 0 0 3600 1 error_writes")
 
+    def fail_flushes(self):
+        """All else passes, but for writes of the last sectors: each part of a device gets its flushes."""
+        have_target("flakey")
+        begin = self.sectors - 8
+        self._swap(f"0 {begin} linear {self.lower} 0\n{begin} 8 flakey {self.lower} {begin} 0 3600 1 error_writes")
+
     def fail_all(self):
         self._swap(f"0 {self.sectors} error")
 
