@@ -58,6 +58,13 @@ static bool remap_hole(struct thin_target *tt, struct bio *bio)
 /* So long after its flush a durable write may come from the core's worker. */
 #define LOST_FLUSH_JIFFIES	(5 * HZ)
 
+/* Under vol->lock. */
+static void forget_lost_flushes(struct thin_vol *vol)
+{
+	if (vol->lost_flushes && time_after(jiffies, vol->lost_at + LOST_FLUSH_JIFFIES))
+		WRITE_ONCE(vol->lost_flushes, 0);
+}
+
 /**
  * thin_flush_failed - a flush of a volume has ended with an error
  * @vol: volume
@@ -69,24 +76,33 @@ static bool remap_hole(struct thin_target *tt, struct bio *bio)
  */
 void thin_flush_failed(struct thin_vol *vol)
 {
-	WRITE_ONCE(vol->lost_at, jiffies);
-	atomic_inc(&vol->lost_flushes);
+	unsigned long flags;
+
+	spin_lock_irqsave(&vol->lock, flags);
+	forget_lost_flushes(vol);
+	vol->lost_at = jiffies;
+	WRITE_ONCE(vol->lost_flushes, vol->lost_flushes + 1);
+	spin_unlock_irqrestore(&vol->lock, flags);
 }
 
 static bool follows_lost_flush(struct thin_vol *vol, const struct bio *bio)
 {
-	if (likely(!atomic_read(&vol->lost_flushes)))
+	bool lost;
+
+	/* Also layers above have threads of their own, and forget likewise. */
+	if (likely(!READ_ONCE(vol->lost_flushes)) || !op_is_write(bio_op(bio)) ||
+	    !(current->flags & PF_KTHREAD))
 		return false;
-	if (time_after(jiffies, READ_ONCE(vol->lost_at) + LOST_FLUSH_JIFFIES)) {
-		atomic_set(&vol->lost_flushes, 0);
-		return false;
-	}
-	if (!op_is_write(bio_op(bio)) || !(current->flags & PF_WQ_WORKER) ||
-	    atomic_dec_if_positive(&vol->lost_flushes) < 0)
-		return false;
-	DMERR_LIMIT("%s: device %u: a durable write fails because the flush before it has failed",
-		    dm_device_name(vol->pool->md), vol->id);
-	return true;
+	spin_lock_irq(&vol->lock);
+	forget_lost_flushes(vol);
+	lost = vol->lost_flushes;
+	if (lost)
+		WRITE_ONCE(vol->lost_flushes, vol->lost_flushes - 1);
+	spin_unlock_irq(&vol->lock);
+	if (lost)
+		DMERR_LIMIT("%s: device %u: a flush has failed, and so does a durable write that came after it",
+			    dm_device_name(vol->pool->md), vol->id);
+	return lost;
 }
 
 static int map_flush(struct thin_target *tt, struct bio *bio)
@@ -95,6 +111,7 @@ static int map_flush(struct thin_target *tt, struct bio *bio)
 
 	if (thin_dev_rolled_back(vol->td))
 		return DM_MAPIO_KILL;
+	thin_bio(bio)->flush = true;
 	if (thin_is_durable(vol)) {
 		thin_count(vol, THIN_FLUSH_PASSED);
 		bio_set_dev(bio, vol->pool->data_bdev);
@@ -244,6 +261,7 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 	tb->work = NULL;
 	tb->epoch = COMPAT_NO_EPOCH;
 	tb->durable = false;
+	tb->flush = false;
 	tb->unmaps = false;
 	bio->bi_iter.bi_sector = dm_target_offset(tt->ti, bio->bi_iter.bi_sector);
 
@@ -251,10 +269,12 @@ int thin_map_bio(struct thin_target *tt, struct bio *bio)
 		return DM_MAPIO_REQUEUE;
 	if (unlikely(READ_ONCE(pool->gone) || pool_mode(pool) == PM_FAIL))
 		return DM_MAPIO_KILL;
-	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
-		return map_flush(tt, bio);
-	if (unlikely(bio->bi_opf & REQ_FUA) && follows_lost_flush(tt->vol, bio))
-		return DM_MAPIO_KILL;
+	if (unlikely(bio->bi_opf & (REQ_PREFLUSH | REQ_FUA))) {
+		if (bio->bi_opf & REQ_PREFLUSH)
+			return map_flush(tt, bio);
+		if (follows_lost_flush(tt->vol, bio))
+			return DM_MAPIO_KILL;
+	}
 
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:

@@ -189,7 +189,9 @@ static int thin_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *erro
 		return DM_ENDIO_INCOMPLETE;
 	}
 	thin_epoch_leave(tt->vol, tb);
-	if (unlikely(*error && bio->bi_opf & REQ_PREFLUSH))
+	if (likely(!tb->durable && !tb->flush))
+		return DM_ENDIO_DONE;
+	if (tb->flush && *error)
 		thin_flush_failed(tt->vol);
 	if (tb->durable) {
 		tb->durable = false;

@@ -335,6 +335,8 @@ struct thin_stash {
  * @filler: fills them, on pool->fill_wq
  * @discards: discards that wait for no work in their ranges; they go on by turns; lock
  * @work: the worker
+ * @lost_flushes: that have failed just now; written under lock
+ * @lost_at: when the last of them did, in jiffies; lock
  * @rcu: for an epoch
  * @round_node: in pool->round_vols
  * @finish_lock: one finishes works at a time
@@ -351,9 +353,6 @@ struct thin_vol {
 	struct thin_dev *td;
 	struct srcu_struct srcu;
 	struct thin_counters __percpu *counters;
-	/* Flushes that have failed just now; see thin_flush_failed(). */
-	atomic_t lost_flushes;
-	unsigned long lost_at;
 
 	spinlock_t lock;		/* queues, busy ranges, stash */
 	struct bio_list deferred;
@@ -378,6 +377,8 @@ struct thin_vol {
 	struct work_struct filler;
 	struct list_head discards;
 	struct work_struct work;
+	unsigned int lost_flushes;
+	unsigned long lost_at;
 
 	struct rcu_head rcu;
 	struct list_head round_node;
@@ -507,6 +508,7 @@ struct thin_discard {
  * @work: the work whose new block this bio writes to
  * @epoch: reader in the volume's domain, or COMPAT_NO_EPOCH
  * @durable: when its write has ended, the bio waits for a commit
+ * @flush: it is a flush
  * @unmaps: it gives up whole blocks: a discard, or zeroes where holes read so
  */
 struct thin_bio {
@@ -524,6 +526,7 @@ struct thin_bio {
 	struct thin_work *work;
 	compat_epoch_t epoch;
 	bool durable;
+	bool flush;
 	bool unmaps;
 };
 

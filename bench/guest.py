@@ -42,6 +42,7 @@ def order(bench, case, number):
 
 def by_passes(bench, lab, case, kind):
     """I/Os a second over several passes, each over devices as at the beginning."""
+    assert case.action == "rate", case
     ios, seconds = 0, 0.0
     for _ in range(1 if bench.small else MOST_PASSES):
         with lab.open(kind) as side:
