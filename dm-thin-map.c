@@ -100,7 +100,7 @@ static bool follows_lost_flush(struct thin_vol *vol, const struct bio *bio)
 		WRITE_ONCE(vol->lost_flushes, vol->lost_flushes - 1);
 	spin_unlock_irq(&vol->lock);
 	if (lost)
-		DMERR_LIMIT("%s: device %u: a flush has failed, and so does a durable write that came after it",
+		DMERR_LIMIT("%s: device %u: a durable write fails, as a flush before it has",
 			    dm_device_name(vol->pool->md), vol->id);
 	return lost;
 }
