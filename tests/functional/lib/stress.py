@@ -461,6 +461,8 @@ class Stress:
         for snap in self.snaps:
             snap.complete, snap.job = True, None
         print("operations:", [self.counts[n * 4 : n * 4 + 3].tolist() for n in range(THINS)], self.turns)
+        changes, reads = (sum(self.counts[n * 4 + who] for n in range(THINS) for who in some) for some in ((0, 1), (2,)))
+        print(f"COUNTS {changes} writes and discards, {reads} reads compared, {sum(self.turns.values())} messages and reloads")
         assert all(self.counts[n * 4 + who] for n in range(THINS) for who in range(3)), "somebody has done nothing"
 
     def all_right(self, found=False):
