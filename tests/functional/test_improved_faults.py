@@ -115,7 +115,7 @@ def test_journal_does_not_vouch_for_what_is_lost(rig, directory):
     thin = pool.thin(0, sectors=131072)
     thin.fill_blocks(0, 64 * MIB // pool.block, seed=1)
     tree.make_filesystem("ext4", thin)
-    os.makedirs(where)
+    os.makedirs(where, exist_ok=True)
     proc.run("mount", "-o", "commit=300", thin, where)  # nothing but fsync writes to the journal
     try:
         with open(f"{where}/file", "wb", buffering=0) as file:
