@@ -216,8 +216,9 @@ class PowerCut:
 
     def _prove_slots(self):
         safe, begun = self._generations()
+        content = self.slots.read(0, SLOTS * SLOT)
         for slot in sorted(begun):
-            found = self.slots.read(slot * SLOT, SLOT)
+            found = content[slot * SLOT : (slot + 1) * SLOT]
             lowest = safe.get(slot, 0)
             allowed = [
                 io.pattern(g * 1000 + slot, slot * SLOT, SLOT) if g else bytes(SLOT)
