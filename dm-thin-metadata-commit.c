@@ -20,7 +20,7 @@
 
 struct thin_freed {
 	u64 seq;
-	struct sm_freed_page *pages;
+	struct sm_notes *notes;
 };
 
 static void pack_superblock(struct thin_meta *tm)
@@ -58,7 +58,7 @@ static int lay_out(struct thin_meta *tm)
 
 static void release(struct thin_meta *tm, struct thin_freed *set)
 {
-	sm_release(&tm->data_sm, set->pages);
+	sm_release(&tm->data_sm, set->notes);
 	tm->quiet_seq = set->seq;
 	kfree(set);
 }
@@ -66,7 +66,7 @@ static void release(struct thin_meta *tm, struct thin_freed *set)
 /* Give a freed set to who knows of the bios, unless no reference was lost at all. */
 static void hand_over(struct thin_meta *tm, struct thin_freed *set)
 {
-	if (!set->pages && max(tm->data_sm.loss_seq, tm->tm.hidden_loss_seq) < set->seq)
+	if (!set->notes && max(tm->data_sm.loss_seq, tm->tm.hidden_loss_seq) < set->seq)
 		kfree(set);
 	else if (tm->ops && tm->ops->freed && !tm->closing)
 		tm->ops->freed(tm->context, set);
@@ -85,10 +85,10 @@ void meta_settle(struct thin_meta *tm)
 	tm->in_flight = NULL;
 	tm->sb = tm->new_sb;
 	tm->sb_sent = false;
-	tm_drop_frozen(&tm->tm);
 	sm_settle(&tm->meta_sm);
 	set->seq = tm->in_flight_seq;
-	set->pages = sm_settle(&tm->data_sm);
+	set->notes = sm_settle(&tm->data_sm);
+	tm_drop_frozen(&tm->tm);
 	hand_over(tm, set);
 	WRITE_ONCE(tm->durable_seq, tm->in_flight_seq);
 	dev_sweep(tm);
@@ -341,7 +341,7 @@ void thin_meta_release_freed(struct thin_meta *tm, struct thin_freed *set)
  */
 void thin_freed_walk(const struct thin_freed *set, thin_freed_fn fn, void *arg)
 {
-	sm_walk_freed(set->pages, fn, arg);
+	sm_walk_freed(set->notes, fn, arg);
 }
 
 /**

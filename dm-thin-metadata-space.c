@@ -105,7 +105,7 @@ void meta_count_space(struct thin_meta *tm)
 	WRITE_ONCE(tm->space.meta_free, raw > keep ? raw - keep : 0);
 	WRITE_ONCE(tm->space.data_total, data->durable_blocks);
 	WRITE_ONCE(tm->space.data_free, sm_nr_free(data));
-	WRITE_ONCE(tm->space.data_pending, data->nr_freed + data->nr_quarantined);
+	WRITE_ONCE(tm->space.data_pending, data->nr_quarantined);
 	WRITE_ONCE(tm->space.settling,
 		   max(data->loss_seq, tm->tm.hidden_loss_seq) > tm->quiet_seq);
 }

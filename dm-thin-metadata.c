@@ -130,9 +130,9 @@ void meta_roll_back(struct thin_meta *tm)
 		tm->in_flight = NULL;
 	}
 	dev_drop_caches(tm);
-	tm_drop(&tm->tm);
 	sm_abort(&tm->data_sm);
 	sm_abort(&tm->meta_sm);
+	tm_drop(&tm->tm);
 	bm_forget_all(&tm->bm);
 	r = read_superblock(tm);
 	WRITE_ONCE(tm->aborted, true);
@@ -403,9 +403,9 @@ int thin_meta_close(struct thin_meta *tm)
 		r = meta_commit_locked(tm);
 	if (tm->flag_unsaved && !meta_write_superblock(tm, &tm->sb))
 		DMINFO("%pg: needs_check is recorded now", tm->bdev);
-	tm_drop(&tm->tm);
 	sm_exit(&tm->data_sm);
 	sm_exit(&tm->meta_sm);
+	tm_drop(&tm->tm);
 	dev_free_all(tm);
 	mutex_unlock(&tm->change_lock);
 	mutex_unlock(&tm->commit_lock);

@@ -10,7 +10,7 @@
  * once: regions that become dirty on the way join the end of the list that is
  * being worked through.  Bitmaps are written only after all layout is done.
  */
-#include "space-map.h"
+#include "space-map-region.h"
 
 #include <linux/gfp.h>
 #include <linux/kernel.h>
@@ -302,23 +302,32 @@ int sm_layout(struct pd_sm *sm)
 
 /**
  * sm_write() - make the bitmaps blocks of the transaction
- * @sm: a map that has been laid out
+ * @sm: a map that has been laid out; changed bitmaps are lent from now on
  *
- * They are copied, as they go on changing when the transaction is frozen.
- *
- * Return: 0 or -ENOMEM.
+ * Return: 0 or as tm_add(); the transaction must be aborted then.
  */
 int sm_write(struct pd_sm *sm)
 {
 	struct sm_region *region;
+	void *index;
 	int r;
 
 	list_for_each_entry(region, &sm->dirty, dirty) {
 		r = tm_add(sm->tm, PD_BITMAP, region->new_bitmap, region->cur);
 		if (r)
 			return r;
+		region->lent = region->cur;
 	}
-	return sm->is_data ? 0 : tm_add(sm->tm, PD_INDEX, sm->bitmap_root, sm->index);
+	if (sm->is_data)
+		return 0;
+	index = (void *)__get_free_page(GFP_NOIO);
+	if (!index)
+		return -ENOMEM;
+	memcpy(index, sm->index, PD_BLOCK_SIZE);
+	r = tm_add(sm->tm, PD_INDEX, sm->bitmap_root, index);
+	if (r)
+		free_page((unsigned long)index);
+	return r;
 }
 
 /**

@@ -42,11 +42,9 @@ int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len)
 	end = min_t(u64, SM_ENTRIES_PER_BITMAP, limit - r->index * SM_ENTRIES_PER_BITMAP);
 	end = min_t(u64, end - i, want) + i;
 	for (; i < end; i++, n++) {
-		u32 shift = 2 * (i % SM_ENTRIES_PER_WORD);
-
-		if (sm_busy_pairs(r, i / SM_ENTRIES_PER_WORD) >> shift & 1)
+		if (sm_busy_pairs(r, i / SM_ENTRIES_PER_WORD) & sm_even_bit(i))
 			break;
-		r->held[i / SM_ENTRIES_PER_WORD] |= 1ULL << shift;
+		r->held[i / SM_ENTRIES_PER_WORD] |= sm_even_bit(i);
 	}
 	r->nr_held += n;
 	sm->nr_reserved += n;
@@ -57,11 +55,9 @@ int sm_reserve(struct pd_sm *sm, u64 want, u64 *begin, u64 *len)
 
 static bool end_reservation(struct pd_sm *sm, struct sm_region *r, u32 i)
 {
-	u64 bit = 1ULL << (2 * (i % SM_ENTRIES_PER_WORD));
-
-	if (!r || !r->held || !(r->held[i / SM_ENTRIES_PER_WORD] & bit))
+	if (!r || !r->held || !(r->held[i / SM_ENTRIES_PER_WORD] & sm_even_bit(i)))
 		return false;
-	r->held[i / SM_ENTRIES_PER_WORD] &= ~bit;
+	r->held[i / SM_ENTRIES_PER_WORD] &= ~sm_even_bit(i);
 	r->nr_held--;
 	sm->nr_reserved--;
 	return true;
@@ -141,110 +137,103 @@ void sm_untake(struct pd_sm *sm, u64 block)
 
 	if (WARN_ON_ONCE(!r || !r->held))
 		return;
-	r->held[i / SM_ENTRIES_PER_WORD] |= 1ULL << (2 * (i % SM_ENTRIES_PER_WORD));
+	r->held[i / SM_ENTRIES_PER_WORD] |= sm_even_bit(i);
 	r->nr_held++;
 	sm->nr_reserved++;
 }
 
 /* ---- the end of a transaction ---- */
 
-/* Turn the old counts into the set of blocks freed since, and hold those. */
-static bool collect_freed(struct pd_sm *sm, struct sm_region *r, struct sm_freed_page *page)
+/**
+ * sm_collect_notes() - put the notes of a region to those of the frozen transaction
+ * @sm: the map
+ * @r: the region
+ */
+void sm_collect_notes(struct pd_sm *sm, struct sm_region *r)
 {
-	u32 i, nr = 0;
-
-	for (i = 0; i < SM_NR_WORDS; i++) {
-		u64 old = le64_to_cpu(r->old->words[i]);
-		u64 freed = sm_used_pairs(old) & ~sm_used_pairs(le64_to_cpu(r->cur->words[i]));
-
-		page->words[i] = freed;
-		/* Who lowered a count has seen to it that there is a page to note it in. */
-		if (freed && !WARN_ON_ONCE(!r->held)) {
-			/* What the even bit says of a freed data block, see note_freed(). */
-			page->words[i] |= (freed & old) << 1;
-			r->held[i] |= freed << 1;
-			nr += hweight64(freed);
-		}
-	}
-	r->nr_held += nr;
-	sm->nr_quarantined += nr;
-	return nr;
+	if (!r->notes)
+		return;
+	r->notes->region = r->index;
+	r->notes->next = sm->frozen;
+	sm->frozen = r->notes;
+	r->notes = NULL;
 }
 
 /**
  * sm_freeze() - the next transaction begins
  * @sm: the map, laid out and written; the transaction before is settled
- *
- * What has been freed is in quarantine from here on.
  */
 void sm_freeze(struct pd_sm *sm)
 {
-	struct sm_freed_page *page;
 	struct sm_region *r, *tmp;
 
 	list_for_each_entry_safe(r, tmp, &sm->dirty, dirty) {
-		list_del_init(&r->dirty);
+		/* New ones of a device that has grown are not loaded. */
+		if (r->lent)
+			list_move(&r->dirty, &sm->lent);
+		else
+			list_del_init(&r->dirty);
 		r->bitmap = r->new_bitmap;
 		r->new_bitmap = 0;
-		if (r->old && sm->nr_freed) {
-			/* The words sit at the same place in both structures. */
-			page = (struct sm_freed_page *)r->old;
-			if (collect_freed(sm, r, page)) {
-				page->region = r->index;
-				page->next = sm->frozen;
-				sm->frozen = page;
-				r->old = NULL;
-			}
-		}
-		sm_free_bitmap(&r->old);
+		sm_collect_notes(sm, r);
 		sm_drop_held(r);
 	}
+	sm->nr_lent = sm->nr_dirty;
 	sm->nr_dirty = 0;
-	sm->nr_freed = 0;
 	sm->nr_overflow = 0;
 	sm->frozen_blocks = sm->nr_blocks;
 }
 
 /**
  * sm_settle() - the frozen transaction is durable
- * @sm: the map
+ * @sm: the map; tm_drop_frozen() follows
  *
  * Return: for a map of data blocks, the blocks that lost their last reference
  * and are in quarantine until sm_release(); NULL when there are none.
  */
-struct sm_freed_page *sm_settle(struct pd_sm *sm)
+struct sm_notes *sm_settle(struct pd_sm *sm)
 {
-	struct sm_freed_page *pages = sm->frozen;
+	struct sm_notes *notes = sm->frozen;
+	struct sm_region *r, *tmp;
 
+	list_for_each_entry_safe(r, tmp, &sm->lent, dirty) {
+		tm_take_back(sm->tm, r->bitmap);
+		r->lent = false;
+		list_del_init(&r->dirty);
+	}
+	sm->nr_lent = 0;
 	sm->frozen = NULL;
 	WRITE_ONCE(sm->durable_blocks, sm->frozen_blocks);
 	if (sm->is_data)
-		return pages;
-	sm_release(sm, pages);
+		return notes;
+	sm_release(sm, notes);
 	return NULL;
 }
 
 /**
  * sm_release() - end the quarantine of a set
  * @sm: the map
- * @pages: of sm_settle()
+ * @notes: of sm_settle()
  */
-void sm_release(struct pd_sm *sm, struct sm_freed_page *pages)
+void sm_release(struct pd_sm *sm, struct sm_notes *notes)
 {
-	while (pages) {
-		struct sm_freed_page *page = pages;
+	while (notes) {
+		struct sm_notes *page = notes;
 		struct sm_region *r = xa_load(&sm->regions, page->region);
-		u32 i;
+		u32 i, nr = 0;
 
-		pages = page->next;
+		notes = page->next;
 		for (i = 0; i < SM_NR_WORDS; i++) {
 			u64 freed = page->words[i] & SM_EVEN_BITS;
-			u32 nr = hweight64(freed);
 
-			r->held[i] &= ~(freed << 1);
-			r->nr_held -= nr;
-			sm->nr_quarantined -= nr;
+			/* Who has only taken blocks may hold none. */
+			if (freed) {
+				r->held[i] &= ~(freed << 1);
+				nr += hweight64(freed);
+			}
 		}
+		r->nr_held -= nr;
+		sm->nr_quarantined -= nr;
 		sm_drop_held(r);
 		free_page((unsigned long)page);
 	}
@@ -257,10 +246,10 @@ static u64 freed_pairs(u64 word, bool passdown)
 }
 
 /* The first entry from @i on that is of a kind, or is not; else the number of entries. */
-static u32 find_freed(const struct sm_freed_page *page, u32 i, bool passdown, bool is)
+static u32 find_freed(const struct sm_notes *notes, u32 i, bool passdown, bool is)
 {
 	while (i < SM_ENTRIES_PER_BITMAP) {
-		u64 pairs = freed_pairs(page->words[i / SM_ENTRIES_PER_WORD], passdown);
+		u64 pairs = freed_pairs(notes->words[i / SM_ENTRIES_PER_WORD], passdown);
 
 		pairs = (is ? pairs : ~pairs) & SM_EVEN_BITS;
 		pairs &= ~0ULL << (2 * (i % SM_ENTRIES_PER_WORD));
@@ -272,30 +261,30 @@ static u32 find_freed(const struct sm_freed_page *page, u32 i, bool passdown, bo
 	return SM_ENTRIES_PER_BITMAP;
 }
 
-static void each_run(const struct sm_freed_page *page, bool passdown, sm_freed_fn fn, void *arg)
+static void each_run(const struct sm_notes *notes, bool passdown, sm_freed_fn fn, void *arg)
 {
 	u32 i = 0, end;
 
-	while ((i = find_freed(page, i, passdown, true)) < SM_ENTRIES_PER_BITMAP) {
-		end = find_freed(page, i, passdown, false);
-		fn(arg, page->region * SM_ENTRIES_PER_BITMAP + i, end - i, passdown);
+	while ((i = find_freed(notes, i, passdown, true)) < SM_ENTRIES_PER_BITMAP) {
+		end = find_freed(notes, i, passdown, false);
+		fn(arg, notes->region * SM_ENTRIES_PER_BITMAP + i, end - i, passdown);
 		i = end;
 	}
 }
 
 /**
  * sm_walk_freed() - walk over the runs of a set
- * @pages: of sm_settle(), not yet released
+ * @notes: of sm_settle(), not yet released
  * @fn: called with each: first block, blocks, and whether they are to be passed
  *	down; a run ends at the latest where its region does
  * @arg: for @fn
  *
  * Needs no lock, a set does not change.
  */
-void sm_walk_freed(const struct sm_freed_page *pages, sm_freed_fn fn, void *arg)
+void sm_walk_freed(const struct sm_notes *notes, sm_freed_fn fn, void *arg)
 {
-	for (; pages; pages = pages->next) {
-		each_run(pages, true, fn, arg);
-		each_run(pages, false, fn, arg);
+	for (; notes; notes = notes->next) {
+		each_run(notes, true, fn, arg);
+		each_run(notes, false, fn, arg);
 	}
 }

@@ -69,41 +69,52 @@ static void recount(struct sm_region *r)
 
 /* ---- regions ---- */
 
-/**
- * sm_free_bitmap() - free a bitmap's memory
- * @bitmap: may point to NULL, which it does afterwards
- */
-void sm_free_bitmap(struct disk_bitmap **bitmap)
+static void replace_bitmap(struct pd_sm *sm, struct sm_region *r, unsigned long page)
 {
-	free_page((unsigned long)*bitmap);
-	*bitmap = NULL;
+	spin_lock(&sm->peek_lock);
+	r->cur = (struct disk_bitmap *)page;
+	spin_unlock(&sm->peek_lock);
 }
 
 /**
- * sm_unload() - forget a clean bitmap
+ * sm_unload() - forget a bitmap
  * @sm: the map
  * @r: the region
  */
 void sm_unload(struct pd_sm *sm, struct sm_region *r)
 {
-	if (!r->cur)
+	unsigned long page = (unsigned long)r->cur;
+
+	if (!page)
 		return;
-	spin_lock(&sm->peek_lock);
-	sm_free_bitmap(&r->cur);
-	spin_unlock(&sm->peek_lock);
+	replace_bitmap(sm, r, 0);
 	sm->nr_loaded--;
+	if (!r->lent)	/* else the transaction's */
+		free_page(page);
+	r->lent = false;
+}
+
+/* The frozen transaction keeps the bitmap. */
+static int copy_lent(struct pd_sm *sm, struct sm_region *r)
+{
+	unsigned long page = __get_free_page(GFP_NOIO);
+
+	if (!page)
+		return -ENOMEM;
+	memcpy((void *)page, r->cur, PD_BLOCK_SIZE);
+	replace_bitmap(sm, r, page);
+	r->lent = false;
+	list_del_init(&r->dirty);
+	return 0;
 }
 
 /**
  * sm_drop_held() - free the page of held entries if there are none
- * @r: the region
- *
- * Not in a dirty region: freezing it may have to note there what was freed, and
- * must not fail then.
+ * @r: the region, without a block that has been taken and may be untaken
  */
 void sm_drop_held(struct sm_region *r)
 {
-	if (r->held && !r->nr_held && list_empty(&r->dirty)) {
+	if (r->held && !r->nr_held) {
 		free_page((unsigned long)r->held);
 		r->held = NULL;
 	}
@@ -154,7 +165,7 @@ static void shed(struct pd_sm *sm)
 	struct sm_region *r;
 	unsigned long index;
 
-	if (sm->nr_loaded < KEEP_LOADED + sm->nr_dirty)
+	if (sm->nr_loaded < KEEP_LOADED + sm->nr_dirty + sm->nr_lent)
 		return;
 	xa_for_each(&sm->regions, index, r)
 		if (list_empty(&r->dirty))
@@ -164,30 +175,29 @@ static void shed(struct pd_sm *sm)
 /* Entries past the end would become counts when the map grows (format 6.3). */
 static void clear_tail(struct pd_sm *sm, struct sm_region *r)
 {
-	u64 base = r->index * SM_ENTRIES_PER_BITMAP;
-	u32 i;
+	u64 entries = sm->nr_blocks - r->index * SM_ENTRIES_PER_BITMAP;
+	u32 word = entries / SM_ENTRIES_PER_WORD;
 
-	if (sm->nr_blocks - base >= SM_ENTRIES_PER_BITMAP)
+	if (entries >= SM_ENTRIES_PER_BITMAP)
 		return;
-	for (i = sm->nr_blocks - base; i < SM_ENTRIES_PER_BITMAP; i++)
-		sm_store_entry(r->cur, i, 0);
+	r->cur->words[word] &= cpu_to_le64(sm_even_bit(entries) - 1);
+	while (++word < SM_NR_WORDS)
+		r->cur->words[word] = 0;
 }
 
 /**
- * sm_load() - have a region's bitmap in memory
+ * sm_read_bitmap() - bring a region's bitmap into memory
  * @sm: the map
- * @r: the region
+ * @r: the region, which is not loaded
  *
  * Return: 0, -ENOMEM or the errno of a read.
  */
-int sm_load(struct pd_sm *sm, struct sm_region *r)
+int sm_read_bitmap(struct pd_sm *sm, struct sm_region *r)
 {
 	struct pd_read read;
 	unsigned long page;
 	int err;
 
-	if (r->cur)
-		return 0;
 	shed(sm);
 	page = get_zeroed_page(GFP_NOIO);
 	if (!page)
@@ -201,9 +211,7 @@ int sm_load(struct pd_sm *sm, struct sm_region *r)
 		memcpy((void *)page, read.data, PD_BLOCK_SIZE);
 		tm_put(&read);
 	}
-	spin_lock(&sm->peek_lock);
-	r->cur = (struct disk_bitmap *)page;
-	spin_unlock(&sm->peek_lock);
+	replace_bitmap(sm, r, page);
 	sm->nr_loaded++;
 	clear_tail(sm, r);
 	recount(r);
@@ -211,29 +219,36 @@ int sm_load(struct pd_sm *sm, struct sm_region *r)
 }
 
 /**
- * sm_touch() - make ready for a change
+ * sm_make_dirty() - what sm_touch() has to do the first time
  * @sm: the map
- * @r: the region: both versions are in memory and the layout will find it
+ * @r: the region
  *
  * Return: as sm_load().
  */
-int sm_touch(struct pd_sm *sm, struct sm_region *r)
+int sm_make_dirty(struct pd_sm *sm, struct sm_region *r)
 {
 	int err = sm_load(sm, r);
 
-	if (err)
-		return err;
-	if (!r->old) {
-		r->old = (struct disk_bitmap *)__get_free_page(GFP_NOIO);
-		if (!r->old)
-			return -ENOMEM;
-		memcpy(r->old, r->cur, PD_BLOCK_SIZE);
-	}
-	if (list_empty(&r->dirty)) {
+	if (!err && r->lent)
+		err = copy_lent(sm, r);
+	if (!err && list_empty(&r->dirty)) {
 		list_add_tail(&r->dirty, &sm->dirty);
 		sm->nr_dirty++;
 	}
-	return 0;
+	return err;
+}
+
+/**
+ * sm_touch_notes() - have a page for what the transaction frees and takes
+ * @r: the region, made ready by sm_touch()
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int sm_touch_notes(struct sm_region *r)
+{
+	if (!r->notes)
+		r->notes = (struct sm_notes *)get_zeroed_page(GFP_NOIO);
+	return r->notes ? 0 : -ENOMEM;
 }
 
 /**

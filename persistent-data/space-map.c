@@ -28,12 +28,13 @@ void sm_init(struct pd_sm *sm, struct pd_tm *tm, bool is_data)
 	xa_init(&sm->regions);
 	xa_init(&sm->overflow);
 	INIT_LIST_HEAD(&sm->dirty);
+	INIT_LIST_HEAD(&sm->lent);
 }
 
 static void free_region(struct pd_sm *sm, struct sm_region *r)
 {
 	sm_unload(sm, r);
-	sm_free_bitmap(&r->old);
+	free_page((unsigned long)r->notes);
 	free_page((unsigned long)r->held);
 	spin_lock(&sm->peek_lock);
 	xa_erase(&sm->regions, r->index);
@@ -44,13 +45,15 @@ static void free_region(struct pd_sm *sm, struct sm_region *r)
 /**
  * sm_abort() - forget the open transaction, and the frozen one
  * @sm: the map; reservations stay, and the quarantine of what durable transactions
- *	freed.  sm_open() must follow.
+ *	freed.  tm_drop() must follow, which frees lent bitmaps, and then sm_open().
  */
 void sm_abort(struct pd_sm *sm)
 {
 	struct sm_region *r;
 	unsigned long index;
 
+	xa_for_each(&sm->regions, index, r)
+		sm_collect_notes(sm, r);
 	sm_release(sm, sm->frozen);
 	sm->frozen = NULL;
 	xa_for_each(&sm->regions, index, r) {
@@ -61,13 +64,13 @@ void sm_abort(struct pd_sm *sm)
 			continue;
 		}
 		sm_unload(sm, r);
-		sm_free_bitmap(&r->old);
 		r->new_bitmap = 0;
 		r->stale = true;
 	}
 	INIT_LIST_HEAD(&sm->dirty);
+	INIT_LIST_HEAD(&sm->lent);
 	sm->nr_dirty = 0;
-	sm->nr_freed = 0;
+	sm->nr_lent = 0;
 	sm->nr_overflow = 0;
 	sm->cursor = 0;
 	sm->hints_checked = false;
@@ -76,7 +79,7 @@ void sm_abort(struct pd_sm *sm)
 
 /**
  * sm_exit() - free everything
- * @sm: the map
+ * @sm: the map; tm_drop() must follow
  */
 void sm_exit(struct pd_sm *sm)
 {
@@ -95,7 +98,7 @@ void sm_exit(struct pd_sm *sm)
  * sm_nr_free() - blocks that can be used
  * @sm: the map
  *
- * For metadata, blocks freed by a transaction that is not durable do not count; for data
+ * For metadata, blocks in quarantine do not count; for data
  * they do, reserved ones do not, nor does growth before its commit (format
  * 13.6).
  *
@@ -106,7 +109,7 @@ u64 sm_nr_free(struct pd_sm *sm)
 	u64 total = sm->is_data ? sm->durable_blocks : sm->nr_blocks;
 	u64 used = sm->nr_allocated;
 
-	used += sm->is_data ? sm->nr_reserved : sm->nr_freed + sm->nr_quarantined;
+	used += sm->is_data ? sm->nr_reserved : sm->nr_quarantined;
 
 	return total > used ? total - used : 0;
 }
@@ -222,19 +225,37 @@ int sm_inc(struct pd_sm *sm, u64 block)
 	return 0;
 }
 
+/* Entries of one word are free now, but not to be taken. */
+static void quarantine(struct pd_sm *sm, struct sm_region *r, u32 word, u64 even_bits, u32 nr,
+		       bool passdown)
+{
+	r->notes->words[word] |= passdown ? even_bits * 3 : even_bits;
+	r->held[word] |= even_bits << 1;
+	r->nr_held += nr;
+	sm->nr_quarantined += nr;
+	sm->nr_allocated -= nr;
+}
+
 /*
  * The last reference is gone.  A metadata block that this transaction took is
- * free at once.  A data block never is: a bio may be on its way to it, so it is
- * made to look as if it had been in use before.  There the even bit, of no other
- * use then, says that the block is to be passed down.
+ * free at once.  A data block never is, as a bio may be on its way to it: that one was
+ * taken is not noted, and the odd bit that says otherwise is set here alone.
  */
 static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i, bool passdown)
 {
-	sm->nr_allocated--;
-	if (sm->is_data)
-		sm_store_entry(r->old, i, passdown ? 3 : 1);
-	if (sm_get_entry(r->old, i))
-		sm->nr_freed++;
+	u32 word = i / SM_ENTRIES_PER_WORD;
+
+	if (r->notes->words[word] & sm_even_bit(i) << 1)
+		sm->nr_allocated--;
+	else
+		quarantine(sm, r, word, sm_even_bit(i), 1, passdown);
+}
+
+static int touch_for_freeing(struct sm_region *r)
+{
+	if (likely(r->notes && r->held))
+		return 0;
+	return sm_touch_held(r) ?: sm_touch_notes(r);
 }
 
 static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
@@ -247,8 +268,6 @@ static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
 	err = sm_find_entry(sm, block, &r, &i);
 	if (!err)
 		err = sm_touch(sm, r);
-	if (!err)
-		err = sm_touch_held(r);
 	if (err)
 		return err;
 
@@ -256,6 +275,11 @@ static int lower(struct pd_sm *sm, u64 block, bool passdown, bool *freed)
 	if (!count) {
 		sm_complain(sm, block, "count below zero");
 		return -EILSEQ;
+	}
+	if (count == 1) {
+		err = touch_for_freeing(r);
+		if (err)
+			return err;
 	}
 	if (count == 3) {
 		err = overflow_count(sm, block, &count);
@@ -358,14 +382,17 @@ int sm_inc_run(struct pd_sm *sm, u64 block, u64 nr)
 }
 
 /* All entries go from 1 to 0. */
-static void free_word(struct pd_sm *sm, const struct word_run *w, bool passdown)
+static int free_word(struct pd_sm *sm, const struct word_run *w, bool passdown)
 {
+	int err = touch_for_freeing(w->r);
+
+	if (err)
+		return err;
 	replace_pairs(w->r->cur, w->word, w->mask, 0);
-	replace_pairs(w->r->old, w->word, w->mask, passdown ? ~0ULL : ~SM_EVEN_BITS);
 	w->r->nr_free += w->nr;
 	w->r->first_free = min(w->r->first_free, w->i);
-	sm->nr_allocated -= w->nr;
-	sm->nr_freed += w->nr;
+	quarantine(sm, w->r, w->word, w->mask & SM_EVEN_BITS, w->nr, passdown);
+	return 0;
 }
 
 /**
@@ -386,12 +413,10 @@ int sm_dec_run(struct pd_sm *sm, u64 block, u64 nr, bool passdown)
 
 	for (; nr && !err; block += w.nr, nr -= w.nr) {
 		err = find_word(sm, block, nr, &w);
-		if (!err)
-			err = sm_touch_held(w.r);
 		if (err)
 			break;
 		if (all_are_one(&w))
-			free_word(sm, &w, passdown);
+			err = free_word(sm, &w, passdown);
 		else
 			for (i = 0; i < w.nr && !err; i++)
 				err = lower(sm, block + i, passdown, &freed);
@@ -496,6 +521,8 @@ int sm_alloc(struct pd_sm *sm, u64 *block)
 	err = sm_find_free(sm, &r, &i);
 	if (!err)
 		err = sm_touch(sm, r);
+	if (!err)
+		err = sm_touch_notes(r);
 	if (err)
 		return err;
 	*block = r->index * SM_ENTRIES_PER_BITMAP + i;
@@ -504,6 +531,7 @@ int sm_alloc(struct pd_sm *sm, u64 *block)
 		return -EILSEQ;
 	}
 	sm_set_entry(r, i, 1);
+	r->notes->words[i / SM_ENTRIES_PER_WORD] |= sm_even_bit(i) << 1;
 	sm->nr_allocated++;
 	sm->cursor = *block + 1;
 	return 0;

@@ -7,21 +7,23 @@
  * recurses, and each bitmap is written once a transaction.
  *
  * The map is cut into regions, the blocks that one bitmap counts.  A region's
- * bitmap is loaded when it is needed.  For the first change in a transaction
- * the counts as they were are kept beside it: a block is free to take only if
- * it is free in both.
+ * bitmap is loaded when it is needed.  A commit does not copy it: a changed one is
+ * lent to the frozen transaction, as the content of its new block, and comes back when that is
+ * durable.  Who wants to change it before leaves it there, and goes on with a copy.
  *
- * Two more states are only in memory, kept in @held:
- * - quarantined: free since a transaction that has been frozen.  Metadata blocks
- *   leave it when that is durable; data blocks later, as bios may still be under
- *   way to them.
+ * Two states are only in memory, kept in @held:
+ * - quarantined: the last reference has gone in a transaction that is not durable or, of
+ *   a data block, bios may still be under way to it.  Only metadata blocks that a
+ *   transaction takes and frees itself are spared that.
  * - reserved: a data block that is handed out, but not yet counted (its mapping
  *   is not yet inserted).
  * Reservations and the quarantine of what is durably free live through an
  * abort: the bios they stand for do too.
  *
  * So a block is taken only if it is free in the open transaction, in the frozen one
- * and in the durable state.
+ * and in the durable state.  What a transaction frees is noted as well, a page for each
+ * region, as the set that leaves the quarantine later.  Each block in such a set counts
+ * in the region's @nr_held, so that @held is there as long as a set needs it.
  *
  * What the disk says of free entries (nr_free, none_free_before) is a hint: it
  * is recounted when a bitmap is loaded, and all bitmaps are loaded before space
@@ -44,20 +46,22 @@ struct pd_tm;
 /**
  * struct sm_region - the blocks counted by one bitmap
  * @index: number of the bitmap
- * @bitmap: durable bitmap, 0 when it has none yet
+ * @bitmap: where the bitmap is, of the frozen transaction if it moved there; 0 when it
+ *	has no place yet
  * @new_bitmap: where the layout has put it, else 0
  * @nr_free: entries that are zero, of all SM_ENTRIES_PER_BITMAP
  * @first_free: no entry below it is zero
  * @exact: the two fields above are counted, not read from disk
  * @stale: @bitmap and the hints must be read again (after an abort)
+ * @lent: @cur is a page of the frozen transaction, or of the open one that is about to be
+ *	that, and must not change
  * @cur: the counts, NULL while not loaded
- * @old: the counts as the last frozen transaction left them, but for data blocks freed
- *	since, see note_freed(); NULL while unchanged
+ * @notes: what the open transaction has freed and taken, NULL while that is nothing
  * @held: in the layout of a bitmap: the even bit of a reserved entry, the odd
  *	one of a quarantined entry; NULL while there is none
- * @nr_held: entries in @held
+ * @nr_held: bits in @held
  * @loss_seq: last transaction in which an entry lost a reference and kept another
- * @dirty: in the map's list of changed regions
+ * @dirty: in the map's list of changed regions, or of lent bitmaps
  */
 struct sm_region {
 	u64 index;
@@ -67,8 +71,9 @@ struct sm_region {
 	u32 first_free;
 	bool exact;
 	bool stale;
+	bool lent;
 	struct disk_bitmap *cur;
-	struct disk_bitmap *old;
+	struct sm_notes *notes;
 	u64 *held;
 	u32 nr_held;
 	u64 loss_seq;
@@ -76,16 +81,17 @@ struct sm_region {
 };
 
 /*
- * Blocks of one region freed by one transaction, in a bitmap's layout: the even bit of
- * each, and the odd one of data blocks that are to be passed down.
+ * What one transaction does to the blocks of one region, in a bitmap's layout: the even bit of
+ * each that it freed.  The odd bit is set as well if a data block is to be passed down;
+ * that of a metadata block alone says that the transaction has taken it.
  */
-struct sm_freed_page {
-	struct sm_freed_page *next;
+struct sm_notes {
+	struct sm_notes *next;
 	u64 region;
 	u64 words[ARRAY_SIZE(((struct disk_bitmap *)0)->words)];
 };
 
-static_assert(sizeof(struct sm_freed_page) == PD_BLOCK_SIZE);
+static_assert(sizeof(struct sm_notes) == PD_BLOCK_SIZE);
 
 typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
 
@@ -95,11 +101,10 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  * @is_data: counts data blocks, else metadata blocks
  * @nr_blocks: blocks counted
  * @durable_blocks: the same as of the last commit
- * @frozen: the blocks freed by the frozen transaction
+ * @frozen: the notes of the frozen transaction
  * @frozen_blocks: as @nr_blocks, of the frozen transaction
  * @nr_allocated: blocks with a count above 0
  * @nr_reserved: blocks reserved
- * @nr_freed: blocks that lost their last reference in the open transaction
  * @nr_quarantined: blocks in quarantine
  * @loss_seq: the largest of the regions'
  * @bitmap_root: data: root of the index tree; metadata: the index block
@@ -112,6 +117,8 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  * @nr_overflow: changes noted in @overflow, for estimating what the layout takes
  * @dirty: changed regions
  * @nr_dirty: how many
+ * @lent: regions whose bitmaps are lent
+ * @nr_lent: at most so many
  * @nr_loaded: regions with a loaded bitmap
  * @cursor: where the search for a free block goes on
  * @hints_checked: all bitmaps have been loaded once
@@ -121,11 +128,10 @@ struct pd_sm {
 	bool is_data;
 	u64 nr_blocks;
 	u64 durable_blocks;
-	struct sm_freed_page *frozen;
+	struct sm_notes *frozen;
 	u64 frozen_blocks;
 	u64 nr_allocated;
 	u64 nr_reserved;
-	u64 nr_freed;
 	u64 nr_quarantined;
 	u64 loss_seq;
 	u64 bitmap_root;
@@ -137,6 +143,8 @@ struct pd_sm {
 	u64 nr_overflow;
 	struct list_head dirty;
 	u64 nr_dirty;
+	struct list_head lent;
+	u64 nr_lent;
 	u64 nr_loaded;
 	u64 cursor;
 	bool hints_checked;
@@ -169,10 +177,11 @@ void sm_unreserve(struct pd_sm *sm, u64 begin, u64 len);
 int sm_last_loss(struct pd_sm *sm, u64 block, u64 *seq);
 int sm_take_reserved(struct pd_sm *sm, u64 block);
 void sm_untake(struct pd_sm *sm, u64 block);
+void sm_collect_notes(struct pd_sm *sm, struct sm_region *r);
 void sm_freeze(struct pd_sm *sm);
-struct sm_freed_page *sm_settle(struct pd_sm *sm);
-void sm_release(struct pd_sm *sm, struct sm_freed_page *pages);
-void sm_walk_freed(const struct sm_freed_page *pages, sm_freed_fn fn, void *arg);
+struct sm_notes *sm_settle(struct pd_sm *sm);
+void sm_release(struct pd_sm *sm, struct sm_notes *notes);
+void sm_walk_freed(const struct sm_notes *notes, sm_freed_fn fn, void *arg);
 
 /* space-map-disk.c: opening, laying out, writing */
 int sm_create(struct pd_sm *sm);

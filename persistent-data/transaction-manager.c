@@ -149,31 +149,55 @@ void tm_put(struct pd_read *read)
 	read->buffer = NULL;
 }
 
-/* Make a page what a block is to be; frees the page on error. */
-static int add_page(struct pd_tm *tm, enum pd_kind kind, const void *page, u64 block)
+/**
+ * tm_add() - an allocated block's content
+ * @tm: the transaction
+ * @kind: what it is
+ * @block: which; not a shadow
+ * @page: a page, which is the transaction's from now on, but not after an error; NULL:
+ *	zeroes
+ *
+ * Return: 0, -EILSEQ where counts on disk are so wrong that it has been allocated
+ * twice, or -ENOMEM; the transaction must be aborted then.
+ */
+int tm_add(struct pd_tm *tm, enum pd_kind kind, u64 block, void *page)
 {
-	void *entry = make_entry(page, kind);
-	int r = xa_err(xa_store(&tm->shadows[tm->open], block, entry, GFP_NOIO));
+	void *entry = make_entry(page ?: zeroes, kind);
+	int r = xa_insert(&tm->shadows[tm->open], block, entry, GFP_NOIO);
 
-	if (r)
-		free_entry(entry);
-	else
+	if (!r) {
 		WRITE_ONCE(tm->nr_shadows, tm->nr_shadows + 1);
+	} else if (r == -EBUSY) {
+		bm_complain(tm->bm, block, kind, "allocated twice", -EILSEQ);
+		r = -EILSEQ;
+	}
 	return r;
 }
 
-/* The same for a block that is allocated for it. */
+/**
+ * tm_take_back() - a page given to the frozen transaction becomes the caller's again
+ * @tm: the transaction; what is frozen is durable
+ * @block: where it was added
+ *
+ * The caller holds the metadata lock for writing.
+ */
+void tm_take_back(struct pd_tm *tm, u64 block)
+{
+	xa_erase(&tm->shadows[tm->open ^ 1], block);
+}
+
+/* A block that is allocated for a page, or the page is freed. */
 static int place_page(struct pd_tm *tm, enum pd_kind kind, unsigned long page, u64 *block,
 		      void **data)
 {
 	int r = sm_alloc(tm->meta, block);
 
-	if (r) {
-		free_page(page);
-		return r;
-	}
 	*data = (void *)page;
-	return add_page(tm, kind, *data, *block);
+	if (!r)
+		r = tm_add(tm, kind, *block, *data);
+	if (r)
+		free_page(page);
+	return r;
 }
 
 /**
@@ -193,28 +217,6 @@ int tm_new(struct pd_tm *tm, enum pd_kind kind, u64 *block, void **data)
 	if (!page)
 		return -ENOMEM;
 	return place_page(tm, kind, page, block, data);
-}
-
-/**
- * tm_add() - an allocated block's content
- * @tm: the transaction
- * @kind: what it is
- * @block: which; not a shadow
- * @data: its 4096 bytes, which are copied; NULL: zeroes
- *
- * Return: 0 or -ENOMEM; the transaction must be aborted then.
- */
-int tm_add(struct pd_tm *tm, enum pd_kind kind, u64 block, const void *data)
-{
-	void *page;
-
-	if (!data)
-		return add_page(tm, kind, zeroes, block);
-	page = (void *)__get_free_page(GFP_NOIO);
-	if (!page)
-		return -ENOMEM;
-	memcpy(page, data, PD_BLOCK_SIZE);
-	return add_page(tm, kind, page, block);
 }
 
 /**

@@ -65,7 +65,8 @@ int tm_read(struct pd_tm *tm, u64 block, enum pd_kind kind, bool may_block, stru
 void tm_put(struct pd_read *read);
 
 int tm_new(struct pd_tm *tm, enum pd_kind kind, u64 *block, void **data);
-int tm_add(struct pd_tm *tm, enum pd_kind kind, u64 block, const void *data);
+int tm_add(struct pd_tm *tm, enum pd_kind kind, u64 block, void *page);
+void tm_take_back(struct pd_tm *tm, u64 block);
 int tm_shadow(struct pd_tm *tm, enum pd_kind kind, u64 old, u64 *block, void **data, bool *shared);
 int tm_inc(struct pd_tm *tm, u64 block);
 int tm_dec(struct pd_tm *tm, u64 block, bool *freed);

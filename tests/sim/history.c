@@ -244,7 +244,10 @@ static void one_op(struct world *w, const struct shape *s)
 	} else if (dice < 620) {
 		op_delete(w, id);
 	} else if (dice < 625) {
-		op_create(w, new_id(w, s));
+		id = new_id(w, s);
+		op_come_and_go(w, id);
+		if (rng_chance(&w->rng, 80))
+			op_create(w, id);
 	} else if (dice < 650) {
 		op_reserve_only(w, 1 + rng_below(&w->rng, 20));
 	} else if (dice < 690) {

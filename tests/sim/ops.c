@@ -113,6 +113,27 @@ void op_delete(struct world *w, u32 id)
 	settle(w, "thin_meta_delete");
 }
 
+/* Blocks that a transaction takes and frees are free at once: only the first time may take some. */
+void op_come_and_go(struct world *w, u32 id)
+{
+	struct thin_meta_space before, after;
+	u64 supers, aborts = stats.aborts;
+
+	op_create(w, id);
+	op_delete(w, id);
+	supers = w->disk->nr_super_writes;
+	if (w->flying || thin_meta_get_space(w->tm, &before))
+		return;
+	op_create(w, id);
+	op_delete(w, id);
+	if (w->lost || stats.aborts != aborts || w->disk->nr_super_writes != supers ||
+	    thin_meta_get_space(w->tm, &after))
+		return;
+	if (after.meta_raw_free != before.meta_raw_free)
+		sim_fail("%llu metadata blocks are free, %llu after a device came and went", before.meta_raw_free,
+			 after.meta_raw_free);
+}
+
 /* ---- data blocks ---- */
 
 /* Is there metadata space for new mappings, if need be after a commit? */

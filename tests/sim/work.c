@@ -9,10 +9,12 @@
 #include <linux/shrinker.h>
 #include <stdio.h>
 #include <string.h>
+#include "../../persistent-data/disk-format.h"
 #include "world.h"
 
 #define MAPPINGS	20000
 #define BATCH		32
+#define BITMAPS		200
 
 static const struct thin_meta_ops no_ops;
 static struct thin_meta *tm;
@@ -77,20 +79,43 @@ static void remove_all(void)
 	must(thin_meta_commit(tm));
 }
 
+/* One mapping in each bitmap, then none: two commits, and every bitmap in both, as in that of the pool's growth. */
+static void change_every_bitmap(void)
+{
+	u64 i, begin, len;
+
+	for (i = 0; i < BITMAPS; i++) {
+		struct thin_insert ins = { i, 0, THIN_EXPECT_HOLE, 0 };
+
+		must(thin_meta_alloc_data(tm, SM_ENTRIES_PER_BITMAP, &begin, &len));
+		ins.block = begin;
+		must(thin_dev_insert(td, &ins, 1));
+		thin_meta_unreserve_data(tm, begin + 1, len - 1);
+	}
+	must(thin_meta_commit(tm));
+	remove_all();
+}
+
 int work_main(const char *kind)
 {
 	struct disk *d = disk_new(8192);
 	struct block_device bdev = { .sectors = d->nr_blocks * 8, .disk = d };
+	bool wide = strstr(kind, "wide");
+	int units = wide ? 3 * BITMAPS : MAPPINGS;
 
 	scattered = strstr(kind, "random");
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, true, &no_ops, NULL);
 	must(IS_ERR(tm) ? PTR_ERR(tm) : 0);
-	must(thin_meta_resize_data(tm, 4 * MAPPINGS));
+	must(thin_meta_resize_data(tm, wide ? BITMAPS * SM_ENTRIES_PER_BITMAP : 4 * MAPPINGS));
 	must(thin_meta_create_thin(tm, 1));
 	must(thin_meta_commit(tm));
 	must(thin_meta_open_dev(tm, 1, &td));
-	insert_all();
+	if (wide)
+		change_every_bitmap();
+	else
+		insert_all();
 	if (strstr(kind, "lookup-sequential")) {
+		units += MAPPINGS;
 		find_all(false);
 		find_all(false);
 	} else if (strstr(kind, "lookup")) {
@@ -101,6 +126,6 @@ int work_main(const char *kind)
 	thin_meta_close_dev(td);
 	must(thin_meta_close(tm));
 	disk_free(d);
-	printf("%d\n", strstr(kind, "lookup-sequential") ? 2 * MAPPINGS : MAPPINGS);
+	printf("%d\n", units);
 	return 0;
 }

@@ -131,6 +131,7 @@ void op_commit_beside(struct world *w, void (*op)(void *arg), void *arg);
 void op_abort(struct world *w);
 void op_needs_check(struct world *w);
 void op_create(struct world *w, u32 id);
+void op_come_and_go(struct world *w, u32 id);
 void op_snap(struct world *w, u32 id, u32 origin);
 void op_delete(struct world *w, u32 id);
 void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new);
