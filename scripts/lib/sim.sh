@@ -167,6 +167,7 @@ sim_list() {
 		printf 'restored-%s-million-free\t%s\n' "$version" "sim_restored $version 1000000 1000123 1060001 96M"
 	done
 	printf 'sixteen-gibibytes\t%s\n' "$sim_bin --huge"
+	printf 'tails\t%s\n' "$sim_bin --tails"
 	printf 'refused\t%s\n' "$sim_bin --refused"
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
 	printf 'slow-commit\t%s\n' "$sim_bin --flood --seeds 1-4"
@@ -202,6 +203,7 @@ sim_coverage() {
 		"$sim" --all-faults --seeds 1-12 --ops 150
 		"$sim" --hostile --seeds 1-2
 		"$sim" --huge
+		"$sim" --tails
 		"$sim" --refused
 		"$sim" --flood --seeds 1-1
 	} >/dev/null

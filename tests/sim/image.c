@@ -5,6 +5,7 @@
  *
  *   sim --image FILE [--xml FILE] [--lax] [--grow-data N] [--fill] [--delete] [--out FILE]
  *   sim --huge
+ *   sim --tails
  *   sim --refused
  *   sim --make-xml FILE --mappings N --data-blocks N
  */
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "hostile.h"
 #include "world.h"
 
 static const struct thin_meta_ops no_ops;
@@ -322,6 +324,61 @@ static int huge(void)
 	return 0;
 }
 
+/* Set all bits of a bitmap from entry @nr on. */
+static void spoil(struct disk *d, u64 block, u64 nr)
+{
+	u8 page[DISK_BLOCK];
+	u64 i;
+
+	memcpy(page, disk_peek(d, block), DISK_BLOCK);
+	for (i = 2 * nr; i < 8 * (DISK_BLOCK - 16); i++)
+		page[16 + i / 8] |= 1 << i % 8;
+	stamp_page(page, T_BITMAP);
+	disk_poke(d, block, page);
+}
+
+/* What others have left behind the last entry of a bitmap is no count when the map grows (format 6.3). */
+static void grow_over(u64 mblocks, u64 data_blocks)
+{
+	struct disk *d = disk_new(mblocks);
+	struct block_device bdev = { .sectors = mblocks * 8, .disk = d };
+	struct check_result res;
+	struct thin_meta *tm;
+	u64 b, meta_bitmap;
+	int round;
+
+	for (round = 0; round < 2; round++) {
+		tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, round == 0, &no_ops, NULL);
+		if (IS_ERR(tm))
+			sim_fail("thin_meta_open: error %ld", PTR_ERR(tm));
+		must(thin_meta_resize_data(tm, data_blocks + round * 100), "resize_data");
+		if (round)
+			must(thin_meta_resize_metadata(tm, mblocks + 100), "resize_metadata");
+		must(thin_meta_create_thin(tm, 1 + round), "create_thin");
+		must(thin_meta_close(tm), "close");
+		if (check_image(d, &res, 0))
+			sim_fail("%llu metadata and %llu data blocks: the image is wrong: %s", mblocks, data_blocks, res.err);
+		memcpy(&meta_bitmap, disk_peek(d, res.meta.bitmap_root) + 16, sizeof(meta_bitmap));
+		for (b = 0; b < mblocks && !round; b++)
+			if (res.kinds[b] == T_BITMAP)
+				spoil(d, b, b == meta_bitmap ? mblocks : data_blocks);
+		check_free(&res);
+		disk_resize(d, mblocks + 100);
+		bdev.sectors = d->nr_blocks * 8;
+	}
+	disk_free(d);
+}
+
+static int tails(void)
+{
+	u64 nr;
+
+	for (nr = 1000; nr < 1100; nr++)
+		grow_over(nr, nr + 15000);
+	printf("tails: what is behind the last of 1000 to 1099 and of 16000 to 16099 entries is ignored\n");
+	return 0;
+}
+
 /*
  * XML for thin_restore: device 1 has every second mapping, scattered over the
  * data device; device 2 the other half, in runs; device 3 shares data with 2.
@@ -375,6 +432,8 @@ int image_main(int argc, char **argv)
 
 		if (!strcmp(a, "--huge"))
 			return huge();
+		if (!strcmp(a, "--tails"))
+			return tails();
 		if (!strcmp(a, "--refused"))
 			return refused();
 		if (!strcmp(a, "--lax")) {
@@ -445,6 +504,6 @@ int image_main(int argc, char **argv)
 	return 0;
 bad:
 	fprintf(stderr, "usage: sim --image FILE [--xml FILE] [--lax] [--grow-data BLOCKS] [--fill] [--delete] [--out FILE]\n"
-		"       sim --huge | sim --refused | sim --make-xml FILE --mappings N --data-blocks N\n");
+		"       sim --huge | sim --tails | sim --refused | sim --make-xml FILE --mappings N --data-blocks N\n");
 	return 2;
 }

@@ -96,7 +96,8 @@ int main(int argc, char **argv)
 		sim_fail("thin_meta_init() failed");
 	opt.dir = "/tmp";
 	opt.ops_per_seed = 400;
-	if (argc > 1 && (!strcmp(argv[1], "--image") || !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--refused") || !strcmp(argv[1], "--make-xml")))
+	if (argc > 1 && (!strcmp(argv[1], "--image") ||
+			 !strcmp(argv[1], "--huge") || !strcmp(argv[1], "--tails") || !strcmp(argv[1], "--refused") || !strcmp(argv[1], "--make-xml")))
 		return image_main(argc, argv);
 	if (argc > 2 && !strcmp(argv[1], "--fuzz-corpus")) {
 		hostile_corpus(argv[2], argv + 3, argc - 3);
