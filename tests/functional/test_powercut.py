@@ -12,11 +12,13 @@ CUTS = int(os.environ.get("POWERCUTS", "50"))
 
 def cut(rig, cycles, cache_mib, least):
     scene = PowerCut(rig, cache_mib, seed=SEED)
-    for _ in range(cycles):
+    for number in range(1, cycles + 1):
         scene.load_and_cut(least)
         scene.restart()
         assert scene.prove() >= least // 4
         scene.settle()
+        if number % 50 == 0:
+            print(f"{number} of {cycles} power cuts", flush=True)
     scene.close()
     print(f"COUNTS 1 pools, {cycles} power cuts in a working kernel, lost 0")
 

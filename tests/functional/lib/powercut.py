@@ -25,11 +25,23 @@ SLOTS = 256
 KEEP = 60  # files of one writer before it deletes its oldest
 
 
-def _journal_lines(path):
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="ascii") as file:
-        return file.read().split("\n")[:-1]
+class Journal:
+    """A file that writers append lines to. It becomes long, so only what is new is read."""
+
+    def __init__(self, path):
+        self.path, self._lines, self._end = path, [], 0
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def lines(self):
+        if os.path.exists(self.path):
+            with open(self.path, encoding="ascii") as file:
+                file.seek(self._end)
+                text = file.read()
+            whole = text[: text.rfind("\n") + 1]
+            self._end += len(whole)
+            self._lines += whole.split("\n")[:-1]
+        return self._lines
 
 
 def _content(writer, k):
@@ -91,10 +103,7 @@ class PowerCut:
         self.chance = random.Random(seed)
         self.ignore_flushes = ignore_flushes
         self.where = os.path.join(rig.directory, "powercut")
-        self.journals = [os.path.join(rig.directory, f"journal{n}") for n in range(self.WRITERS + 1)]
-        for journal in self.journals:
-            if os.path.exists(journal):
-                os.unlink(journal)
+        self.journals = [Journal(os.path.join(rig.directory, f"journal{n}")) for n in range(self.WRITERS + 1)]
         meta = rig.null_blk(16 * MIB, cache_mib=cache_mib, discard=True)
         data = rig.null_blk(512 * MIB, cache_mib=cache_mib, discard=True)
         self.pool = rig.pool(size=512 * MIB, meta=meta, data=data)
@@ -131,18 +140,18 @@ class PowerCut:
         self.pool.remove()
 
     def _promised(self):
-        return sum(len(_journal_lines(journal)) for journal in self.journals)
+        return sum(len(journal.lines()) for journal in self.journals)
 
     def load_and_cut(self, least):
         """Writers at work until at least so many promises were made; then the power goes."""
         before = self._promised()
         jobs = []
         for n in range(self.WRITERS):
-            done = [int(line[1:]) for line in _journal_lines(self.journals[n]) if line[0] == "+"]
-            jobs.append(io.Job(write_files, self.where, n, max(done, default=-1) + 1, self.journals[n]))
+            done = [int(line[1:]) for line in self.journals[n].lines() if line[0] == "+"]
+            jobs.append(io.Job(write_files, self.where, n, max(done, default=-1) + 1, self.journals[n].path))
         _, begun = self._generations()
         seed = self.chance.randrange(1 << 30)
-        jobs.append(io.Job(write_slots, self.slots.path, tuple(begun.items()), seed, self.journals[-1]))
+        jobs.append(io.Job(write_slots, self.slots.path, tuple(begun.items()), seed, self.journals[-1].path))
         proc.wait_for(lambda: self._promised() >= before + least // 2, "the writers make promises", pause=0.01)
         snapshot = (self.snapshot or 100) + 1
         self.pool.snapshot(self.slots, snapshot)
@@ -189,7 +198,7 @@ class PowerCut:
 
     def _generations(self):
         safe, begun = {}, {}
-        for line in _journal_lines(self.journals[-1]):
+        for line in self.journals[-1].lines():
             slot, generation = (int(word) for word in line.lstrip("?").split())
             (begun if line[0] == "?" else safe)[slot] = generation
         return safe, begun
@@ -202,7 +211,7 @@ class PowerCut:
         proven = 0
         for n in range(self.WRITERS):
             safe = set()
-            for line in _journal_lines(self.journals[n]):
+            for line in self.journals[n].lines():
                 (safe.add if line[0] == "+" else safe.discard)(int(line[1:]))
             for k in sorted(safe):
                 path = f"{self.where}/{n}-{k}"
@@ -234,7 +243,7 @@ class PowerCut:
         """After a proof: what was begun and not promised may hold either, so write it anew."""
         safe, begun = self._generations()
         unsure = [slot for slot in begun if begun[slot] != safe.get(slot)]
-        with open(self.journals[-1], "a", encoding="ascii") as journal:
+        with open(self.journals[-1].path, "a", encoding="ascii") as journal:
             for slot in unsure:
                 generation = begun[slot] + 1
                 self.slots.write(slot * SLOT, io.pattern(generation * 1000 + slot, slot * SLOT, SLOT))
