@@ -1,5 +1,5 @@
 """What is measured on a side. An action takes (bench, side, case) and gives one number: a rate where the
-case's unit is LINEAR, else seconds or a count. But one_pass, which is a part of a rate."""
+case's unit is LINEAR, else seconds or a count. But passes, which is a part of a rate."""
 
 import array
 import contextlib
@@ -17,7 +17,7 @@ from lab import BIG
 from lib import io, proc
 
 
-def _fio(bench, side, case, exact=False):
+def _fio(bench, side, case, exact=False, times=1):
     return fio.run(
         case.fio,
         [side.restored()] if case.restored else side.thins,
@@ -27,6 +27,7 @@ def _fio(bench, side, case, exact=False):
         bench.engine,
         exact,
         side.lab.directory,
+        times,
     )
 
 
@@ -49,11 +50,11 @@ def rate(bench, side, case):
     return _fio(bench, side, case).rate
 
 
-def one_pass(bench, side, case):
-    """I/Os and seconds of going over the devices once; the flush at the end counts."""
+def passes(bench, side, case, times):
+    """I/Os and seconds of going over the devices; the flush at the end counts."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(str(thin), "rb")) for thin in side.thins]
-        job = _fio(bench, side, case)
+        job = _fio(bench, side, case, times=times)
         return job.ios, job.seconds + sum(_timed(os.fdatasync, file.fileno()) for file in files)
 
 

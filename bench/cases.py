@@ -45,6 +45,7 @@ class Case:
     action: str = "rate"  # a function of actions.py
     unit: str = LINEAR
     target: float | None = None
+    by_stock: float | None = None  # the target, if it is a share of what the stock module does
     quick: bool = False  # part of --quick
     once: bool = False  # the load goes over the devices and they are flushed, instead of running for a time
     restored: bool = False  # the load is on the thin that thin_restore made
@@ -115,16 +116,16 @@ SLOW = [
     Case("first-write", "4 KiB random first write", FRESH, TOUCH, once=True, quick=True, target=0.8),
     Case("first-write-zeroing", "4 KiB random first write, zeroing", Setup(size=4 * GIB, mapped=False, zeroing=True),
          TOUCH, once=True, target=0.6),
-    Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}, once=True),
+    Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}, once=True, by_stock=2),
     Case("fill-4k-4-thins", "4 KiB sequential first write, 4 thins by turns",
-         Setup(size=256 * MIB, mapped=False, thins=4), {**TURNS, "bs": "4k"}, once=True),
-    Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}, once=True),
+         Setup(size=256 * MIB, mapped=False, thins=4), {**TURNS, "bs": "4k"}, once=True, by_stock=2),
+    Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}, once=True, by_stock=2),
     Case("fill-64k-4-thins", "64 KiB sequential first write, 4 thins by turns",
-         Setup(size=GIB, mapped=False, thins=4), {**TURNS, "bs": "64k"}, once=True),
+         Setup(size=GIB, mapped=False, thins=4), {**TURNS, "bs": "64k"}, once=True, by_stock=2),
     Case("cow-64k", "4 KiB random write after a snapshot, 64 KiB blocks", Setup(size=GIB, snapshot=True), TOUCH,
-         once=True, quick=True),
+         once=True, quick=True, by_stock=2.5),
     Case("cow-512k", "4 KiB random write after a snapshot, 512 KiB blocks",
-         Setup(size=GIB, snapshot=True, block=512 * KIB), TOUCH, once=True),
+         Setup(size=GIB, snapshot=True, block=512 * KIB), TOUCH, once=True, by_stock=2),
     Case("first-sync-1", "4 KiB first write and fdatasync, 1 writer", DELAYED,
          TOUCH_SYNCED, {}, "per_write", FLUSHES, quick=True, target=2.1),
     Case("first-sync-16", "4 KiB first write and fdatasync, 16 writers",
@@ -132,13 +133,13 @@ SLOW = [
          {**TOUCH_SYNCED, "numjobs": 16}, {}, "per_write", FLUSHES, target=3.2),
     Case("first-write-metadata", "metadata written for a 4 KiB random first write, 2,000 of them a second",
          Setup(disk="loop", size=GIB, mapped=False), {**TOUCH, "rate_iops": 2000}, {}, "metadata_bytes", BYTES,
-         once=True),
+         once=True, by_stock=0.5),
     Case("first-sync-metadata", "metadata written for a 4 KiB first write and its fdatasync",
          Setup(disk="loop", size=GIB, mapped=False), TOUCH_SYNCED, {}, "metadata_bytes", BYTES),
     Case("discard", "blkdiscard of a thin with very many mappings", MANY, {}, {}, "discard", STOCK, target=0.05),
-    Case("discard-tail", "p99 of another thin's reads during that", MANY, {}, {}, "discard_tail", TIMES),
+    Case("discard-tail", "p99 of another thin's reads during that", MANY, {}, {}, "discard_tail", TIMES, by_stock=0.2),
     Case("delete", "delete of a thin with very many mappings", MANY, {}, {}, "delete", STOCK, target=1.0),
-    Case("delete-longest", "longest read of another thin during that", MANY, {}, {}, "delete_longest", TIMES),
+    Case("delete-longest", "longest read of another thin during that", MANY, {}, {}, "delete_longest", TIMES, by_stock=0.02),
     Case("snap", "create_snap of a thin with very many mappings", MANY, {}, {}, "snap", STOCK),
     Case("snap-1000", "1,000 of these", MANY, {}, {}, "thousand_snaps", STOCK),
     Case("activate", "activation of a pool with very many mappings", MANY, {}, {}, "activate", STOCK),

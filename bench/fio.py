@@ -62,7 +62,7 @@ def _options(load, devices, block, seconds, engine, exact):
     return options
 
 
-def _by_list(options, directory, size):
+def _by_list(options, directory, size, times):
     """The same with a list of offsets: fio itself visits aligned places more than once."""
     step = options.pop("blockalign")
     places = list(range(0, size, step))
@@ -70,21 +70,24 @@ def _by_list(options, directory, size):
     name = os.path.join(directory, "fio.log")
     with open(name, "w", encoding="ascii") as file:
         file.write("fio version 2 iolog\n/list add\n/list open\n")
-        file.writelines(f"/list write {place} 4096\n" for place in places)
+        for _ in range(times):
+            file.writelines(f"/list write {place} 4096\n" for place in places)
         file.write("/list close\n")
     options.update(read_iolog=name, replay_redirect=options.pop("filename"))
     options.pop("registerfiles", None)  # fio registers before the list opens
     return options
 
 
-def run(load, devices, block=64 * KIB, seconds=None, beside=None, engine="io_uring", exact=False, directory=None):
+def run(load, devices, block=64 * KIB, seconds=None, beside=None, engine="io_uring", exact=False, directory=None, times=1):
     """
-    Run the load on the devices, for some seconds or, without, over each of them once.
+    Run the load on the devices, for some seconds or, without, over each of them as many times.
     beside: (load, device) at the same time. exact: with latencies.
     """
     main = _options(load, devices, block, seconds, engine, exact)
     if not seconds and "blockalign" in main:
-        main = _by_list(main, directory, io.size(devices[0]))
+        main = _by_list(main, directory, io.size(devices[0]), times)
+    elif not seconds:
+        main["loops"] = times
     words = ["fio", "--output-format=json", "--name=main", *_words(main)]
     if beside:
         load, device = beside

@@ -15,6 +15,7 @@ import time
 
 from cases import BYTES, CASES, FLUSHES, LINEAR, MAPPED, STOCK, TIMES, UNITS
 
+BY_STOCK = "by_stock"  # ours by the stock module, both of the same round
 BETTER = {LINEAR: "more", TIMES: "less", FLUSHES: "less", STOCK: "less", BYTES: "less"}
 
 
@@ -23,15 +24,17 @@ BETTER = {LINEAR: "more", TIMES: "less", FLUSHES: "less", STOCK: "less", BYTES: 
 
 def ratios(unit, measured):
     """One round's {side: ratio}. dm-linear of the same round is what it is measured by, so both its turns count."""
-    if unit == BYTES:
-        return dict(measured)
+    by_stock = measured["ours"] / measured["stock"]
     if unit == STOCK:
-        return {"ours": measured["ours"] / measured["stock"]}
+        return {"ours": by_stock}
+    if unit == BYTES:
+        return {**measured, BY_STOCK: by_stock}
     if unit == FLUSHES:
-        return {side: value / measured["flush"] for side, value in measured.items() if side != "flush"}
+        found = {side: value / measured["flush"] for side, value in measured.items() if side != "flush"}
+        return {**found, BY_STOCK: by_stock}
     base = (measured["linear"] + measured["control"]) / 2
     found = {side: measured[side] / base for side in ("stock", "ours", "linear2") if side in measured}
-    return {**found, "control": measured["control"] / measured["linear"]}
+    return {**found, "control": measured["control"] / measured["linear"], BY_STOCK: by_stock}
 
 
 class Spread:
@@ -66,13 +69,19 @@ class Row:
         self.before = None
 
     @property
+    def target(self):
+        return self.case.by_stock or self.case.target
+
+    @property
     def ours(self):
         return self.sides.get("ours")
 
     def met(self):
         """None without a target, or whether ours reaches it. dm-linear again is the measure of dm-linear."""
-        if self.case.target is None or not self.ours:
+        if self.target is None or not self.ours:
             return None
+        if self.case.by_stock:
+            return (self.sides[BY_STOCK].median >= self.target) == (BETTER[self.unit] == "more")
         if BETTER[self.unit] == "more":
             return self.ours.median >= self.case.target * self.sides["control"].median
         return self.ours.median <= self.case.target
@@ -80,12 +89,12 @@ class Row:
 
 # -- the table ---------------------------------------------------------------------------
 
-COLUMNS = ("control", "linear2", "linear", "stock", "ours")
-HEADS = {"control": "dm-linear again", "linear2": "linear on linear", "linear": "dm-linear"}
+COLUMNS = ("control", "linear2", "linear", "stock", "ours", BY_STOCK)
+HEADS = {"control": "dm-linear again", "linear2": "linear on linear", "linear": "dm-linear", BY_STOCK: "ours by stock"}
 
 
 def number(value):
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def cell(spread):
@@ -132,7 +141,8 @@ def table(rows, with_before):
 def target(row):
     if row.met() is None:
         return ""
-    return f"{number(row.case.target)} {'met' if row.met() else 'MISSED'}"
+    of = " by stock" if row.case.by_stock else ""
+    return f"{number(row.target)}{of} {'met' if row.met() else 'MISSED'}"
 
 
 def change(row):
@@ -238,7 +248,7 @@ def row_dict(row):
         "title": row.case.title,
         "unit": row.unit,
         "better": BETTER[row.unit],
-        "target": row.case.target,
+        "target": row.target,
         "met": row.met(),
         "before": row.before,
         "error": row.error,
