@@ -238,8 +238,9 @@ static void quarantine(struct pd_sm *sm, struct sm_region *r, u32 word, u64 even
 
 /*
  * The last reference is gone.  A metadata block that this transaction took is
- * free at once.  A data block never is, as a bio may be on its way to it: that one was
- * taken is not noted, and the odd bit that says otherwise is set here alone.
+ * free at once.  A data block never is, as a bio may be on its way to it.  No odd bit is
+ * met there: it says passdown, of a block that has no count to lower until it leaves the
+ * quarantine.
  */
 static void note_freed(struct pd_sm *sm, struct sm_region *r, u32 i, bool passdown)
 {
