@@ -24,7 +24,7 @@
 #include "dm-thin-trace.h"
 
 #include <linux/bitops.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 /* All stashes leave most of the free space to others. */
@@ -346,20 +346,45 @@ static bool has_many_fills(struct thin_vol *vol)
 }
 
 /*
- * Not where the task is about to sleep, or is freeing memory, nor where it would have to
- * wait for somebody who changes the metadata.  Reading metadata may make it wait.
+ * Not where the task is about to sleep, or is freeing memory, or is killed and would not be
+ * given any, nor where it would have to wait for somebody who changes the metadata.  Reading
+ * metadata may make it wait.
  */
 static bool may_finish(struct thin_vol *vol, bool from_schedule)
 {
 	return !from_schedule && !current->bio_list && !(current->flags & PF_MEMALLOC) &&
-	       !thin_meta_is_changing(vol->pool->tm);
+	       !fatal_signal_pending(current) && !thin_meta_is_changing(vol->pool->tm);
+}
+
+/* What a plug keeps: whether all that was plugged before has been called. */
+struct thin_plug {
+	struct blk_plug_cb cb;
+	bool is_last;
+};
+
+/*
+ * The newest is called first, and meanwhile the older ones are in no list that going to sleep
+ * would empty. What RAID keeps back there must not wait for this task, nor this task for what
+ * waits for that: so the first call only lets the others go ahead.
+ */
+static bool let_others_go_first(struct blk_plug_cb *cb)
+{
+	struct thin_plug *plug = container_of(cb, struct thin_plug, cb);
+
+	if (plug->is_last || !current->plug)
+		return false;
+	plug->is_last = true;
+	list_add_tail(&cb->list, &current->plug->cb_list);
+	return true;
 }
 
 static void unplug(struct blk_plug_cb *cb, bool from_schedule)
 {
 	struct thin_vol *vol = cb->data;
 
-	kfree(cb);
+	if (!from_schedule && let_others_go_first(cb))
+		return;
+	kfree(container_of(cb, struct thin_plug, cb));
 	if (may_finish(vol, from_schedule)) {
 		if (has_many_fills(vol))
 			queue_work(vol->pool->fill_wq, &vol->filler);
@@ -380,7 +405,7 @@ static void plug(struct thin_vol *vol)
 {
 	lockdep_assert_held(&vol->lock);
 	if (vol->finishers[SUBMITTER] ||
-	    !blk_check_plugged(unplug, vol, sizeof(struct blk_plug_cb)))
+	    !blk_check_plugged(unplug, vol, sizeof(struct thin_plug)))
 		return;
 	vol->finishers[SUBMITTER] = current;
 	WRITE_ONCE(vol->plugs, vol->plugs + 1);

@@ -169,6 +169,31 @@ def test_raid_that_loses_a_leg(rig):
     pool.activate(6).verify(0, 6 * MIB, seed=1)
 
 
+def test_raid_that_is_checked(rig):
+    """What RAID keeps of a batch to send it together, it sends before the thin waits for the array.
+
+    Else each would wait for the other: the check for writes that lie in the submitter's plug, and the
+    submitter, who fills the new blocks of his batch, for the check.
+    """
+    need_target("raid")
+    legs = " ".join(f"{rig.disk(4 * MIB)} {rig.disk(64 * MIB)}" for _ in range(2))
+    # Fast, whatever else there is to do.
+    data = rig.device(f"0 131072 raid raid1 3 0 min_recovery_rate 1000000 2 {legs}")
+    pool = rig.pool(data=data)
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 8, seed=1)
+    places = [block * pool.block + 4 * KIB for block in range(40)]
+    checks = 0
+    for _ in range(200):
+        thin.discard_blocks(8, 32)
+        checks += dm.error_of(data.message, "check") is None
+        io.scatter(thin.path, places)
+    assert checks
+    for block in range(8):
+        thin.verify(block * pool.block, 4 * KIB, seed=1)
+        thin.verify_zero((block + 8) * pool.block, 4 * KIB)
+
+
 KEY = "0123456789abcdef" * 8
 
 
