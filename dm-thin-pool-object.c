@@ -99,17 +99,23 @@ void pool_suspend_thins(struct pool *pool)
 	mutex_unlock(&pool->tts_lock);
 }
 
+/* A table that goes meanwhile may pass its device's suspension to one that was looked at. */
 static void resume_thins(struct pool *pool)
 {
 	struct thin_target *tt;
+	bool any;
 
 	lockdep_assert_held(&pool->tts_lock);
-	list_for_each_entry(tt, &pool->tts, node) {
-		if (!tt->holds_suspend)
-			continue;
-		tt->holds_suspend = false;
-		call_pinned(pool, tt, dm_internal_resume);
-	}
+	do {
+		any = false;
+		list_for_each_entry(tt, &pool->tts, node) {
+			if (!tt->holds_suspend)
+				continue;
+			tt->holds_suspend = false;
+			call_pinned(pool, tt, dm_internal_resume);
+			any = true;
+		}
+	} while (any);
 }
 
 /**

@@ -28,6 +28,8 @@
 #define MIN_WORKS	128
 /* Writes that may go along with a work that is under way. */
 #define MAX_JOINED	256
+/* How often the worker looks for more before others have their turn. */
+#define MAX_ROUNDS	8
 
 /* ---- the beginning ---- */
 
@@ -652,7 +654,7 @@ static void finish(struct thin_vol *vol, bool may_commit)
  */
 void thin_provision_finish(struct thin_vol *vol, bool may_commit)
 {
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio = memalloc_noio_save(), rounds = 0;
 
 	WRITE_ONCE(vol->to_finish, true);
 	do {
@@ -668,9 +670,9 @@ void thin_provision_finish(struct thin_vol *vol, bool may_commit)
 		mutex_unlock(&vol->finish_lock);
 		/* Let go before it is looked at: pairs with the first. */
 		smp_mb();
-	} while (may_commit && READ_ONCE(vol->to_finish));
-	/* A submitter has other things to do than to finish what others submit. */
-	if (!may_commit && READ_ONCE(vol->to_finish))
+	} while (may_commit && READ_ONCE(vol->to_finish) && ++rounds < MAX_ROUNDS);
+	/* Both have other things to do than to finish what others submit. */
+	if ((!may_commit || rounds == MAX_ROUNDS) && READ_ONCE(vol->to_finish))
 		thin_vol_kick(vol);
 	memalloc_noio_restore(noio);
 }

@@ -70,6 +70,17 @@ static int find_pool(struct dm_target *ti, struct thin_target *tt)
 	return 0;
 }
 
+/* Is there such a device? Returns 0 or what opening it would. */
+static int find_device(struct pool *pool, u32 id)
+{
+	struct thin_dev *td;
+	int r = thin_meta_open_dev(pool->tm, id, &td);
+
+	if (!r)
+		thin_meta_close_dev(td);
+	return r;
+}
+
 static int join_pool(struct dm_target *ti, struct thin_target *tt, u32 id)
 {
 	struct pool *pool = tt->pool;
@@ -82,15 +93,15 @@ static int join_pool(struct dm_target *ti, struct thin_target *tt, u32 id)
 		r = -EINVAL;
 		goto out;
 	}
-	vol = thin_vol_get(pool, id);
+	/* Memory may wait for thins that are suspended, and who resumes them for the lock. */
+	vol = pool->suspended ? ERR_PTR(find_device(pool, id)) : thin_vol_get(pool, id);
 	if (IS_ERR(vol)) {
 		ti->error = "Couldn't open thin internal device";
 		r = PTR_ERR(vol);
 		goto out;
 	}
-	if (pool->suspended) {
+	if (!vol) {
 		ti->error = "Unable to activate thin device while pool is suspended";
-		thin_vol_put(vol);
 		r = -EINVAL;
 		goto out;
 	}
