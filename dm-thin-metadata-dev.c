@@ -14,12 +14,16 @@
 #include "dm-thin-metadata-internal.h"
 
 #include <linux/err.h>
+#include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
 #define DM_MSG_PREFIX "thin metadata"
+
+/* How often a delete commits because it has no room before it gives up. */
+#define MAX_REFUSED	3
 
 /* ---- records of devices ---- */
 
@@ -497,32 +501,55 @@ out:
 
 /* ---- deleting ---- */
 
+static int remove_own_leaves(struct thin_dev *td, u64 *key, struct disk_node *leaf)
+{
+	struct thin_meta *tm = td->tm;
+	u32 nr, i;
+	int r;
+
+	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
+	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
+		r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
+		if (r)
+			return r == -ENODATA ? 1 : r;
+		nr = meta_room_to_drop(td, leaf);
+		if (!nr)
+			return i ? 0 : -EAGAIN;
+		r = bt_remove_leaf(&tm->mapping, &td->root, bt_key(leaf, 0),
+				   bt_key(leaf, nr - 1) + 1, key, &nr);
+		if (r)
+			return r;
+		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
+	}
+	return 0;
+}
+
 /*
  * Some of the leaves that are its own less, from *@key on.  Returns 1 when all are
- * gone: what is left is shared and goes with the device's entry.
+ * gone: what is left is shared and goes with the device's entry.  -EAGAIN: not without
+ * more metadata, of which a commit may give some.
  */
 static int delete_step(struct thin_dev *td, u64 *key)
 {
 	struct thin_meta *tm = td->tm;
-	u32 count, nr, i;
+	unsigned long page;
+	u32 count;
 	int r;
 
+	page = __get_free_page(GFP_NOIO);
+	if (!page)
+		return -ENOMEM;
 	meta_mutate(tm);
 	r = dev_own_path(td);
 	if (r)
-		return r;
+		goto out;
 	dev_note_change(td);
 	r = tm_count(&tm->tm, td->root, &count);
-	if (r || count > 1)
-		return r ?: 1;
-	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
-	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
-		r = bt_remove_own_leaf(&tm->mapping, &td->root, key, &nr);
-		if (r)
-			return r == -ENODATA ? 1 : r;
-		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
-	}
-	return 0;
+	if (!r)
+		r = count > 1 ? 1 : remove_own_leaves(td, key, (struct disk_node *)page);
+out:
+	free_page(page);
+	return r;
 }
 
 static int finish_delete(struct thin_dev *td)
@@ -546,10 +573,11 @@ static int finish_delete(struct thin_dev *td)
  * Let others have the locks between two steps, unless in a @hurry, and commit if
  * it is time.  Returns with change_lock held, or an error without.
  */
-static int breathe(struct thin_meta *tm, bool hurry)
+static int breathe(struct thin_meta *tm, bool hurry, bool commit)
 {
-	bool commit = meta_is_short(tm);
 	int r = 0;
+
+	commit |= meta_is_short(tm);
 
 	meta_end_change(tm, 0);
 	if (!hurry) {
@@ -564,19 +592,25 @@ static int breathe(struct thin_meta *tm, bool hurry)
 static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), void *arg)
 {
 	struct thin_meta *tm = td->tm;
+	unsigned int refused = 0;
 	u64 key = 0;
-	int r = delete_step(td, &key);
+	int r;
 
-	while (!r) {
-		r = breathe(tm, stop_yielding && stop_yielding(arg));
+	while ((r = delete_step(td, &key)) != 1) {
+		refused = r == -EAGAIN ? refused + 1 : 0;
+		if (r && !refused)
+			return r;
+		r = breathe(tm, stop_yielding && stop_yielding(arg), refused);
 		if (r) {
 			/* Rolled back or made read-only by others meanwhile. */
 			mutex_lock(&tm->change_lock);
 			return -EIO;
 		}
-		r = delete_step(td, &key);
+		/* It was not for want of a commit, nor of one that nobody got ahead of. */
+		if (refused > MAX_REFUSED)
+			return -ENOSPC;
 	}
-	return r == 1 ? finish_delete(td) : r;
+	return finish_delete(td);
 }
 
 /**
@@ -592,7 +626,8 @@ static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), 
  * commit.  After a crash on the way the device is there with fewer mappings.
  *
  * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM
- * without any change; otherwise an error, and the transaction is rolled back
+ * without any change; -ENOSPC when there is not enough metadata for the rest of it: the
+ * device has fewer mappings then; otherwise an error, and the transaction is rolled back
  * unless others have made the pool read-only.
  */
 int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *arg), void *arg)
@@ -613,7 +648,10 @@ int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *a
 		goto out;
 	}
 	td->deleting = true;
-	r = hide(delete_record(td, stop_yielding, arg));
+	r = delete_record(td, stop_yielding, arg);
+	/* Nothing of it is under way then. */
+	if (r != -ENOSPC || tm->mutating)
+		r = hide(r);
 	td->deleting = false;
 out:
 	meta_end_change(tm, r);
@@ -678,23 +716,27 @@ out:
 	return r;
 }
 
-static int release_snap(struct thin_meta *tm)
+static int read_held(struct thin_meta *tm, u64 *top_root, u64 *details_root)
 {
 	const struct disk_superblock *copy;
-	u64 top_root, details_root;
 	struct pd_read read;
+	int r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
+
+	if (r)
+		return r;
+	copy = read.data;
+	*top_root = le64_to_cpu(copy->data_mapping_root);
+	*details_root = le64_to_cpu(copy->device_details_root);
+	tm_put(&read);
+	return 0;
+}
+
+static int release_snap(struct thin_meta *tm, u64 top_root, u64 details_root)
+{
 	bool freed;
 	int r;
 
 	meta_mutate(tm);
-	r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
-	if (r)
-		return r;
-	copy = read.data;
-	top_root = le64_to_cpu(copy->data_mapping_root);
-	details_root = le64_to_cpu(copy->device_details_root);
-	tm_put(&read);
-
 	r = bt_delete(&tm->held_top, top_root);
 	if (!r)
 		r = bt_delete(&tm->details, details_root);
@@ -709,22 +751,27 @@ static int release_snap(struct thin_meta *tm)
  * thin_meta_release_snap() - let the metadata snapshot go
  * @tm: the pool
  *
- * Return: 0; -EINVAL (there is none), -ENOSPC (not with what the reserve has
- * left), -EPERM without any change; otherwise an error, and the transaction is
- * rolled back.
+ * Return: 0; -EINVAL (there is none), -ENOSPC (not with the metadata that is
+ * left), -EPERM, all without any change; otherwise an error, and the transaction is
+ * rolled back if anything had changed.
  */
 int thin_meta_release_snap(struct thin_meta *tm)
 {
+	u64 top_root = 0, details_root = 0;
 	int r = meta_begin_freeing(tm);
 
 	if (r)
 		return r;
-	if (!tm->held_root)
+	if (!tm->held_root) {
 		r = -EINVAL;
-	else if (tm->access != THIN_META_WRITABLE && !meta_can_lay_out(tm))
-		r = -ENOSPC;
-	else
-		r = hide(release_snap(tm));
+		goto out;
+	}
+	r = hide(read_held(tm, &top_root, &details_root));
+	if (!r)
+		r = meta_check_room_to_release(tm, top_root);
+	if (!r)
+		r = hide(release_snap(tm, top_root, details_root));
+out:
 	meta_end_change(tm, r);
 	return r;
 }

@@ -87,6 +87,11 @@
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  * @stashed: data blocks set aside; they are reserved in @data_sm
+ * @part_seq: transaction that the three below are of
+ * @part_bitmaps: blocks that data bitmaps may take if a part of a change touches many
+ * @part_blocks: the same, with overflow leaves
+ * @part_nodes: the same of the metadata's counts, and nodes
+ * @needed: free metadata that a change was refused for, 0 for none
  */
 struct thin_meta {
 	struct mutex commit_lock;	/* see the top */
@@ -138,6 +143,11 @@ struct thin_meta {
 	int low_armed;
 	struct thin_meta_space space;
 	atomic64_t stashed;
+	u64 part_seq;
+	u64 part_bitmaps;
+	u64 part_blocks;
+	u64 part_nodes;
+	u64 needed;
 };
 
 /**
@@ -209,9 +219,16 @@ int meta_commit_locked(struct thin_meta *tm);
 
 /* dm-thin-metadata-space.c */
 void meta_count_space(struct thin_meta *tm);
+
+/* dm-thin-metadata-room.c */
+u64 meta_reserve(u64 nr_mblocks);
+u64 meta_raw_free(struct thin_meta *tm);
+bool meta_has_room(struct thin_dev *td, u64 vblock, bool removes);
+bool meta_may_go_on(struct thin_dev *td, u64 vblock, bool removes);
+u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf);
 bool meta_is_short(struct thin_meta *tm);
 bool meta_must_commit(struct thin_meta *tm);
-bool meta_can_lay_out(struct thin_meta *tm);
+int meta_check_room_to_release(struct thin_meta *tm, u64 top_root);
 
 /* dm-thin-metadata-cache.c */
 void dev_cache_init(struct thin_dev *td);

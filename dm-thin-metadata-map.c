@@ -287,7 +287,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 
 	for (i = 0; i < nr; i++)
 		ins[i].status = -EAGAIN;
-	if (meta_must_commit(tm))
+	if (meta_must_commit(tm) || (nr && !meta_has_room(td, ins[0].vblock, false)))
 		return 0;
 
 	meta_mutate(tm);
@@ -295,7 +295,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 	if (!r)
 		dev_note_change(td);
 	for (i = 0; i < nr && !r; i++) {
-		if (i && meta_is_short(tm))
+		if (i && !meta_may_go_on(td, ins[i].vblock, false))
 			break;
 		r = insert_one(td, &ins[i], &place);
 	}
@@ -321,8 +321,8 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
  *
  * A mapping that is replaced loses its reference to the old data block.
  * Entries that get -EAGAIN are untouched: metadata is short, or the device behind, so
- * commit first.  The first entry of a transaction never gets it, unless a commit is
- * under way.
+ * commit first.  The first entry of a transaction gets it only while a commit is
+ * under way, or if &thin_meta_space.meta_free is 0 now: metadata has run out.
  *
  * Return: 0, also when entries are stale or to be inserted again; -EPERM
  * without any change; otherwise an error: the transaction is rolled back, none
@@ -413,7 +413,7 @@ int thin_dev_take_over(struct thin_dev *td, u64 vblock, u64 block)
 		goto out;
 	}
 	/* Who cannot tell copies. */
-	if (is_sole_user(tm, block) > 0 && !meta_is_short(tm))
+	if (is_sole_user(tm, block) > 0 && meta_may_go_on(td, vblock, false))
 		r = take_over(td, vblock, block, mapping_time(le64_to_cpu(value)));
 	else
 		r = 1;
@@ -448,7 +448,9 @@ static int remove_leaves(struct thin_dev *td, u64 vend, struct bt_info *info, u6
 		return r;
 	dev_note_change(td);
 	bt_prefetch_leaves(info, td->root, vbegin, vend, false, REMOVE_AHEAD_LEAVES);
-	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
+	for (i = 0; i < REMOVE_STEP_LEAVES; i++) {
+		if (i && !meta_may_go_on(td, *next, true))
+			break;
 		r = bt_remove_leaf(info, &td->root, *next, vend, next, &nr);
 		if (r)
 			break;
@@ -492,7 +494,7 @@ int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, bool passdo
 	r = vbegin < vend ? has_mappings(td, vbegin, vend) : 0;
 	if (!r)
 		*next = vend;
-	else if (r > 0 && meta_must_commit(tm))
+	else if (r > 0 && (meta_must_commit(tm) || !meta_has_room(td, vbegin, true)))
 		r = -EAGAIN;
 	else if (r > 0)
 		r = remove_leaves(td, vend, passdown ? &tm->passdown : &tm->mapping, next, nr);

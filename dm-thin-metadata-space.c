@@ -10,85 +10,11 @@
 #include <linux/kernel.h>
 
 /* Format 13.6 */
-#define MAX_RESERVE		4096
 #define MAX_LOW_WATER		1024
-
-/* What the smallest change may need: a path copied and split, a few bitmaps. */
-#define MIN_MARGIN		16ULL
-
-static u64 reserve(u64 nr_blocks)
-{
-	return min_t(u64, MAX_RESERVE, nr_blocks / 10);
-}
 
 static u64 low_water(u64 nr_blocks)
 {
 	return min_t(u64, MAX_LOW_WATER, nr_blocks / 4);
-}
-
-/* What the layout of the open transaction is going to take, about. */
-static u64 layout_blocks(struct thin_meta *tm)
-{
-	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
-
-	if (!tm->changed)
-		return 0;
-	return meta->nr_dirty + data->nr_dirty + data->nr_dirty / 64 +
-	       (meta->nr_overflow + data->nr_overflow) / 16 + 4;
-}
-
-static u64 raw_free(struct thin_meta *tm)
-{
-	u64 raw = sm_nr_free(&tm->meta_sm);
-
-	return raw - min(raw, layout_blocks(tm));
-}
-
-/**
- * meta_is_short() - should the transaction be committed before it grows
- * @tm: the pool, change_lock held
- *
- * Half of the reserve is for what one more change and the layout may take
- * beyond the estimate.  Asked before each part of a change, so that running out
- * of metadata ends in a mode, not in a rollback.
- *
- * Return: true when it should.
- */
-bool meta_is_short(struct thin_meta *tm)
-{
-	return raw_free(tm) < max(reserve(tm->meta_sm.nr_blocks) / 2, MIN_MARGIN);
-}
-
-/**
- * meta_must_commit() - is a change to wait for a commit
- * @tm: the pool, change_lock held
- *
- * Where metadata is short, unless all is durable: a commit would gain nothing then.
- * And where one is under way and the transaction behind it has become large: its
- * blocks are in memory until it is written in turn, so those who change it must not
- * be faster than the device for long.
- *
- * Return: true when it is.
- */
-bool meta_must_commit(struct thin_meta *tm)
-{
-	if (tm->in_flight && thin_meta_wants_commit(tm))
-		return true;
-	return (tm->changed || tm->in_flight) && meta_is_short(tm);
-}
-
-/**
- * meta_can_lay_out() - is there room to commit whatever a change does to the counts
- * @tm: the pool, change_lock held
- *
- * Return: true when every bitmap of both maps could get a new place.
- */
-bool meta_can_lay_out(struct thin_meta *tm)
-{
-	u64 bitmaps = DIV_ROUND_UP_ULL(tm->data_sm.nr_blocks, SM_ENTRIES_PER_BITMAP) +
-		      DIV_ROUND_UP_ULL(tm->meta_sm.nr_blocks, SM_ENTRIES_PER_BITMAP);
-
-	return raw_free(tm) > bitmaps + bitmaps / 64 + MIN_MARGIN;
 }
 
 /**
@@ -98,11 +24,14 @@ bool meta_can_lay_out(struct thin_meta *tm)
 void meta_count_space(struct thin_meta *tm)
 {
 	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
-	u64 raw = raw_free(tm), keep = reserve(meta->nr_blocks);
+	u64 raw = meta_raw_free(tm), keep = meta_reserve(meta->nr_blocks);
 
+	/* Until there is as much as somebody was refused. */
+	if (raw >= tm->needed)
+		tm->needed = 0;
 	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
 	WRITE_ONCE(tm->space.meta_raw_free, raw);
-	WRITE_ONCE(tm->space.meta_free, raw > keep ? raw - keep : 0);
+	WRITE_ONCE(tm->space.meta_free, raw > keep && !tm->needed ? raw - keep : 0);
 	WRITE_ONCE(tm->space.data_total, data->durable_blocks);
 	WRITE_ONCE(tm->space.data_free, sm_nr_free(data));
 	WRITE_ONCE(tm->space.data_pending, data->nr_quarantined);

@@ -371,32 +371,25 @@ static int seek_own_leaf(struct bt_info *info, u64 root, u64 *key, struct disk_n
 }
 
 /**
- * bt_remove_own_leaf() - remove the keys of the next leaf that no other tree uses
+ * bt_seek_own_leaf() - the next leaf that no other tree uses
  * @info: the tree
- * @root: its root, set to the new one
- * @key: where to begin to look; set to where to go on
- * @nr: set to the number of keys removed
+ * @root: its root
+ * @key: where to begin to look; set to the leaf's first key from there on
+ * @leaf: set to a copy of the leaf
  *
  * For deleting a tree in steps: what it shares needs no step, bt_delete() drops
  * that without reading it.
  *
- * Return: 0, -ENODATA when there is none, -EILSEQ for damage, otherwise as
- * tm_shadow().
+ * Return: 0, -ENODATA when there is none, -EILSEQ for damage, otherwise as tm_read().
  */
-int bt_remove_own_leaf(struct bt_info *info, u64 *root, u64 *key, u32 *nr)
+int bt_seek_own_leaf(struct bt_info *info, u64 root, u64 *key, struct disk_node *leaf)
 {
-	unsigned long page = __get_free_page(GFP_NOIO);
-	u64 end;
 	int r;
 
-	if (!page)
-		return -ENOMEM;
 	do {
-		r = seek_own_leaf(info, *root, key, (void *)page);
+		r = seek_own_leaf(info, root, key, leaf);
 	} while (r == -EAGAIN);
-	end = r ? 0 : bt_key((void *)page, bt_nr((void *)page) - 1) + 1;
-	free_page(page);
-	return r ?: bt_remove_leaf(info, root, *key, end, key, nr);
+	return r;
 }
 
 /* @depth counts down; a block met twice is caught by its count. */

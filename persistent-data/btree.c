@@ -320,6 +320,116 @@ int bt_highest(struct bt_info *info, u64 root, u64 *key)
 }
 
 /**
+ * bt_is_own_leaf() - does no other tree use the leaf where a key is, or would be
+ * @info: the tree
+ * @root: its root
+ * @key: the key
+ *
+ * Return: false also where that cannot be found out.
+ */
+bool bt_is_own_leaf(struct bt_info *info, u64 root, u64 key)
+{
+	u64 block = root;
+	u32 depth;
+
+	for (depth = 0; depth < BT_MAX_DEPTH; depth++) {
+		struct pd_read read;
+		bool leaf;
+		u32 count;
+
+		if (tm_count(info->tm, block, &count) || count > 1 ||
+		    tm_read(info->tm, block, PD_NODE, true, &read))
+			return false;
+		leaf = bt_is_leaf(read.data) || !bt_nr(read.data);
+		if (!leaf)
+			block = bt_child(read.data, max(bt_search(read.data, key), 0));
+		tm_put(&read);
+		if (leaf)
+			return true;
+	}
+	return false;
+}
+
+/* The leaves below a node that has @height levels below it, two at most. */
+static int count_leaves(struct bt_info *info, struct disk_node *node, u32 height, u64 limit,
+			u64 *nr)
+{
+	u32 i;
+
+	*nr = height ? bt_nr(node) : 1;
+	if (height < 2)
+		return 0;
+	for (i = 0, *nr = 0; i < bt_nr(node) && *nr < limit; i++) {
+		u64 block = bt_child(node, i);
+		struct pd_read read;
+		int r = tm_read(info->tm, block, PD_NODE, true, &read);
+
+		if (r)
+			return r;
+		r = bt_check_child(info->tm, block, node, i, read.data);
+		*nr += bt_nr(read.data);
+		tm_put(&read);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int find_height(struct bt_info *info, u64 block, u32 *height)
+{
+	for (*height = 0; *height < BT_MAX_DEPTH; ++*height) {
+		struct pd_read read;
+		bool leaf;
+		int r = tm_read(info->tm, block, PD_NODE, true, &read);
+
+		if (r)
+			return r;
+		leaf = bt_is_leaf(read.data) || !bt_nr(read.data);
+		if (!leaf)
+			block = bt_child(read.data, 0);
+		tm_put(&read);
+		if (leaf)
+			return 0;
+	}
+	return damaged(info->tm, block, "tree too deep");
+}
+
+/**
+ * bt_count_leaves() - how many leaves a tree has
+ * @info: the tree
+ * @root: its root
+ * @limit: as far as this it is counted
+ * @nr: set to their number, or to @limit or more where there are more, or may be
+ *
+ * Reads no leaf but one, and the nodes of three levels at most: of a tree with more it is
+ * taken that it has at least @limit.
+ *
+ * Return: 0, -EILSEQ for damage, -ENOMEM, or the errno of a read.
+ */
+int bt_count_leaves(struct bt_info *info, u64 root, u64 limit, u64 *nr)
+{
+	unsigned long page;
+	struct pd_read read;
+	u32 height;
+	int r = find_height(info, root, &height);
+
+	*nr = limit;
+	if (r || height > 2)
+		return r;
+	page = __get_free_page(GFP_NOIO);
+	if (!page)
+		return -ENOMEM;
+	r = tm_read(info->tm, root, PD_NODE, true, &read);
+	if (!r) {
+		memcpy((void *)page, read.data, PD_BLOCK_SIZE);
+		tm_put(&read);
+		r = count_leaves(info, (void *)page, height, limit, nr);
+	}
+	free_page(page);
+	return r;
+}
+
+/**
  * bt_prefetch() - start reading the leaf of a key
  * @info: the tree
  * @root: its root

@@ -186,6 +186,25 @@ int sm_overflow_count(struct pd_sm *sm, u64 block, u32 *count)
 
 /* ---- laying out ---- */
 
+/**
+ * sm_largest_layout() - metadata blocks that laying out takes, whatever changes
+ * @sm: the map
+ * @bitmaps: no more of them change
+ * @leaves: no more leaves of the overflow tree change
+ *
+ * Return: mblocks.
+ */
+u64 sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves)
+{
+	struct bt_info info;
+	u64 nr = 0;
+
+	overflow_info(sm, &info);
+	if (leaves && bt_count_leaves(&info, sm->overflow_root, leaves, &nr))
+		nr = leaves;
+	return sm_with_nodes(min(nr_regions(sm->nr_blocks), bitmaps) + min(nr, leaves));
+}
+
 static int apply_overflow(struct pd_sm *sm)
 {
 	unsigned long block;

@@ -13,6 +13,12 @@
 
 #include "transaction-manager.h"
 
+/* Blocks, of which changed counts are likely to lie side by side: an XArray's node. */
+#define OVERFLOW_WINDOW		64
+
+/* Bitmaps that are read at the same time. */
+#define READ_AHEAD		64
+
 /**
  * sm_init() - an empty map of no blocks
  * @sm: filled in
@@ -72,6 +78,7 @@ void sm_abort(struct pd_sm *sm)
 	sm->nr_dirty = 0;
 	sm->nr_lent = 0;
 	sm->nr_overflow = 0;
+	sm->nr_overflow_windows = 0;
 	sm->cursor = 0;
 	sm->hints_checked = false;
 	xa_destroy(&sm->overflow);
@@ -129,7 +136,13 @@ static int overflow_count(struct pd_sm *sm, u64 block, u32 *count)
 
 static int set_overflow_count(struct pd_sm *sm, u64 block, u32 count)
 {
-	sm->nr_overflow++;
+	unsigned long at = round_down(block, OVERFLOW_WINDOW);
+
+	if (!xa_load(&sm->overflow, block)) {
+		sm->nr_overflow++;
+		if (!xa_find(&sm->overflow, &at, at + OVERFLOW_WINDOW - 1, XA_PRESENT))
+			sm->nr_overflow_windows++;
+	}
 	return xa_err(xa_store(&sm->overflow, block, xa_mk_value(count), GFP_NOIO));
 }
 
@@ -444,8 +457,7 @@ static u32 first_takeable(const struct sm_region *r, u32 from, u32 to)
 	return to;
 }
 
-static int scan(struct pd_sm *sm, u64 from, u64 to, bool trust_hints, struct sm_region **region,
-		u32 *entry)
+static int scan(struct pd_sm *sm, u64 from, u64 to, struct sm_region **region, u32 *entry)
 {
 	while (from < to) {
 		struct sm_region *r;
@@ -459,7 +471,7 @@ static int scan(struct pd_sm *sm, u64 from, u64 to, bool trust_hints, struct sm_
 			return err;
 		end = min_t(u64, SM_ENTRIES_PER_BITMAP, to - base);
 		from = base + SM_ENTRIES_PER_BITMAP;
-		if (!r->nr_free && (r->exact || trust_hints))
+		if (!r->nr_free)
 			continue;
 		err = sm_load(sm, r);
 		if (err)
@@ -480,29 +492,25 @@ static int scan(struct pd_sm *sm, u64 from, u64 to, bool trust_hints, struct sm_
  * @region: set to its region, loaded
  * @entry: set to its entry
  *
- * Searches from the cursor to the end, then from the start; then once more,
- * trusting no hint.
+ * Searches from the cursor to the end, then from the start.  Where that finds nothing hints
+ * are to be doubted: once, all is recounted and searched again.
  *
  * Return: 0, -ENOSPC, or as sm_load().
  */
 int sm_find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry)
 {
 	u64 limit = sm->is_data ? min(sm->durable_blocks, sm->nr_blocks) : sm->nr_blocks;
-	bool trust_hints = true;
 	int err;
 
 	for (;;) {
-		err = scan(sm, sm->cursor, limit, trust_hints, region, entry);
+		err = scan(sm, sm->cursor, limit, region, entry);
 		if (err == -ENOSPC)
-			err = scan(sm, 0, min(sm->cursor, limit), trust_hints, region, entry);
+			err = scan(sm, 0, min(sm->cursor, limit), region, entry);
 		if (err != -ENOSPC || sm->hints_checked)
 			return err;
-		if (!trust_hints) {
-			sm->hints_checked = true;
-			sm_recount(sm);
+		err = sm_recount(sm);
+		if (err)
 			return err;
-		}
-		trust_hints = false;
 	}
 }
 
@@ -538,27 +546,47 @@ int sm_alloc(struct pd_sm *sm, u64 *block)
 	return 0;
 }
 
+/* All bitmaps are going to be read: the next ones at the same time. */
+static void read_ahead(struct pd_sm *sm, u64 index, u64 end)
+{
+	struct sm_region *r;
+
+	end = min(end, index + READ_AHEAD);
+	for (; index < end && !sm_get_region(sm, index, &r); index++)
+		/* One that was never counted was never changed, so the disk has it. */
+		if (!r->exact && !r->stale)
+			bm_prefetch(sm->tm->bm, r->bitmap, 1);
+}
+
 /**
  * sm_recount() - find out what is really in use
  * @sm: the map
  *
  * Loads every bitmap that was never loaded.  If one cannot be, nothing changes.
+ *
+ * Return: 0 or as sm_load().
  */
-void sm_recount(struct pd_sm *sm)
+int sm_recount(struct pd_sm *sm)
 {
-	u64 left = sm->nr_blocks, used = 0, i;
+	u64 end = DIV_ROUND_UP_ULL(sm->nr_blocks, SM_ENTRIES_PER_BITMAP), used = 0, i;
 
-	for (i = 0; left; i++) {
-		u64 entries = min_t(u64, left, SM_ENTRIES_PER_BITMAP);
+	for (i = 0; i < end; i++) {
 		struct sm_region *r;
+		int err;
 
-		if (sm_get_region(sm, i, &r) || (!r->exact && sm_load(sm, r)))
-			return;
+		if (!(i % READ_AHEAD))
+			read_ahead(sm, i, end);
+		err = sm_get_region(sm, i, &r);
+		if (!err && !r->exact)
+			err = sm_load(sm, r);
+		if (err)
+			return err;
 		/* The entries past the end are zero, and count as free. */
 		used += SM_ENTRIES_PER_BITMAP - r->nr_free;
-		left -= entries;
 	}
 	sm->nr_allocated = used;
+	sm->hints_checked = true;
+	return 0;
 }
 
 /**

@@ -117,7 +117,8 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  * @regions: by number of the bitmap
  * @overflow: exact counts, changed in this transaction, of blocks that have or
  *	had an entry in the overflow tree
- * @nr_overflow: changes noted in @overflow, for estimating what the layout takes
+ * @nr_overflow: entries of @overflow
+ * @nr_overflow_windows: how many windows of OVERFLOW_WINDOW blocks have any
  * @dirty: changed regions
  * @nr_dirty: how many
  * @lent: regions whose bitmaps are lent
@@ -144,6 +145,7 @@ struct pd_sm {
 	struct xarray regions;
 	struct xarray overflow;
 	u64 nr_overflow;
+	u64 nr_overflow_windows;
 	struct list_head dirty;
 	u64 nr_dirty;
 	struct list_head lent;
@@ -169,7 +171,7 @@ int sm_alloc(struct pd_sm *sm, u64 *block);
 int sm_find_free(struct pd_sm *sm, struct sm_region **region, u32 *entry);
 int sm_check_resize(struct pd_sm *sm, u64 nr_blocks, u64 *bitmaps);
 int sm_resize(struct pd_sm *sm, u64 nr_blocks);
-void sm_recount(struct pd_sm *sm);
+int sm_recount(struct pd_sm *sm);
 
 /* space-map-region.c */
 int sm_get_region(struct pd_sm *sm, u64 index, struct sm_region **region);
@@ -191,8 +193,39 @@ int sm_create(struct pd_sm *sm);
 int sm_open(struct pd_sm *sm, const u8 *root_field);
 int sm_read_entry(struct pd_sm *sm, struct sm_region *region);
 int sm_overflow_count(struct pd_sm *sm, u64 block, u32 *count);
+u64 sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves);
 int sm_layout(struct pd_sm *sm);
 int sm_write(struct pd_sm *sm);
 void sm_pack_root(struct pd_sm *sm, u8 *root_field);
+
+/* ---- what a layout takes ---- */
+
+/* Counts in a leaf of the overflow tree, at least (format 4.1). */
+#define SM_LEAST_IN_LEAF	112
+
+/* Blocks, and nodes that lead to them. */
+static inline u64 sm_with_nodes(u64 blocks)
+{
+	return blocks + blocks / 64;
+}
+
+/**
+ * sm_layout_cost() - metadata blocks that laying out the changes made so far takes, about
+ * @sm: the map
+ *
+ * Rather too many.  Leaves of the overflow tree are a third full at least, so a window of its
+ * keys lies in two at most.  Needs no lock for an answer of the moment.
+ *
+ * Return: mblocks.
+ */
+static inline u64 sm_layout_cost(const struct pd_sm *sm)
+{
+	u64 keys = READ_ONCE(sm->nr_overflow), leaves = 0;
+
+	if (keys)
+		leaves = min3(keys, 2 * READ_ONCE(sm->nr_overflow_windows),
+			      READ_ONCE(sm->nr_allocated) / SM_LEAST_IN_LEAF + 1);
+	return sm_with_nodes(READ_ONCE(sm->nr_dirty) + leaves);
+}
 
 #endif

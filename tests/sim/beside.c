@@ -118,12 +118,25 @@ static void arm_faults(struct world *w)
 		arm_fault(w);
 }
 
+/* The numbers take into account what the layout is going to need: it may take less. */
+#define LAYOUT_SLACK 16
+
+static void look_layout(struct world *w, u64 reckoned)
+{
+	struct thin_meta_space space;
+
+	if (!thin_meta_get_space(w->tm, &space) && space.meta_raw_free + LAYOUT_SLACK < reckoned)
+		sim_fail("%llu metadata blocks were to be free when all is laid out, %llu are", reckoned, space.meta_raw_free);
+}
+
 /* Commit, and do @op meanwhile, again and again. */
 void op_commit_beside(struct world *w, void (*op)(void *arg), void *arg)
 {
 	static const unsigned int percent[] = { 3, 15, 60 };
 	unsigned int left = 1 + rng_below(&w->rng, MAX_BESIDE);
 	u64 openings = w->openings;
+	struct thin_meta_space space;
+	bool known = !thin_meta_get_space(w->tm, &space) && thin_meta_changed(w->tm);
 
 	note_op(w, "commit beside others");
 	stats.flights++;
@@ -133,6 +146,8 @@ void op_commit_beside(struct world *w, void (*op)(void *arg), void *arg)
 	sim_pass_rng.s = rng_next(&w->rng);
 	sim_pass_percent = percent[rng_below(&w->rng, ARRAY_SIZE(percent))];
 	sim_fork(fly, w);
+	if (w->flying && known && w->frozen && !thin_meta_rolled_back(w->tm))
+		look_layout(w, space.meta_raw_free);
 	while (w->flying) {
 		/* A freeze that failed leaves nothing to work with. */
 		if (left && !thin_meta_rolled_back(w->tm)) {
@@ -252,18 +267,16 @@ static void scarce(struct world *w)
 			 space.meta_raw_free, w->durable_mblocks, space.meta_total);
 }
 
-bool flooding;
-
-/* Counts of all bitmaps, the second one's first: it is loaded then, and others may make room for it. */
+/* Counts of all bitmaps, the first one's last: each is loaded then, and others may make room for it. */
 static void count_blocks(void *arg)
 {
 	struct world *w = arg;
-	u64 nr = w->open->data_blocks, i, b;
+	u64 nr = (w->open->data_blocks + BITMAP_BLOCKS - 1) / BITMAP_BLOCKS, i, b;
 	u32 count;
 	int r;
 
-	for (i = 1; i <= 2; i++) {
-		b = i * BITMAP_BLOCKS % nr;
+	for (i = 1; i <= nr; i++) {
+		b = i % nr * BITMAP_BLOCKS;
 		r = thin_meta_data_count(w->tm, b, &count);
 		sim_api_end("thin_meta_data_count");
 		if (r || !count != !w->open->refs[b])
@@ -289,11 +302,22 @@ static void dead_device(struct world *w)
 	}
 }
 
+/* Bitmaps that nothing has touched since a growth made them: only the commit that writes them has them. */
+static void new_bitmaps(struct world *w)
+{
+	u64 nr;
+
+	for (nr = 3; nr < 12; nr += 2) {
+		op_resize_data(w, nr * BITMAP_BLOCKS);
+		op_commit_beside(w, count_blocks, w);
+	}
+}
+
 void flood(u64 seed)
 {
 	struct world w;
 
-	flooding = true;
+	scene_now = "flood";
 	seed_now = seed;
 	flood_start(&w, seed, 4 * FLOOD, 4000);
 	flow_over(&w, 100, memory);
@@ -311,6 +335,10 @@ void flood(u64 seed)
 
 	flood_start(&w, seed, 1024, 2 * BITMAP_BLOCKS);
 	dead_device(&w);
+	flood_end(&w);
+
+	flood_start(&w, seed, 1024, BITMAP_BLOCKS);
+	new_bitmaps(&w);
 	flood_end(&w);
 }
 

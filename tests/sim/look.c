@@ -6,6 +6,9 @@
 #include <string.h>
 #include "world.h"
 
+/* Metadata that one leaf of these small pools may need. */
+#define MOST_NEEDED 600
+
 void look_point(struct world *w, u32 id, u64 v)
 {
 	struct thin_dev *td = world_dev(w, id);
@@ -173,7 +176,9 @@ void look_space(struct world *w)
 		sim_fail("data_free %llu data_pending %llu, the model has %llu and %llu", space.data_free,
 			 space.data_pending, nr - used, pending);
 	reserve = min_t(u64, 4096, space.meta_total / 10);
-	if (space.meta_free != (space.meta_raw_free > reserve ? space.meta_raw_free - reserve : 0))
+	/* None also where somebody was refused who needed that much. */
+	if (space.meta_free != (space.meta_raw_free > reserve ? space.meta_raw_free - reserve : 0) &&
+	    (space.meta_free || space.meta_raw_free >= MOST_NEEDED))
 		sim_fail("meta_free %llu, raw %llu of %llu", space.meta_free, space.meta_raw_free, space.meta_total);
 	if (thin_meta_low_water_mblocks(w->tm) != min_t(u64, 1024, thin_meta_device_mblocks(w->tm) / 4))
 		sim_fail("low water mark %llu of %llu", thin_meta_low_water_mblocks(w->tm),

@@ -252,7 +252,9 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 	struct mdev *dev = must_dev(w, id);
 	u64 i, begin = 0, len = 0, openings = w->openings, seq;
 	unsigned int n = 0, k, again;
+	struct thin_meta_space space;
 	const struct mapping *m;
+	bool ran_out;
 	int r;
 
 	note_op(w, "write dev %u block %llu+%llu%s", id, v, nr, force_new ? " (all new)" : "");
@@ -306,7 +308,8 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 			del_reserved(w, ins[k].block);
 			stats.inserts++;
 		}
-		if (again == n && clean)
+		ran_out = again == n && clean;
+		if (ran_out && (thin_meta_get_space(w->tm, &space) || space.meta_free))
 			sim_fail("thin_dev_insert: -EAGAIN for the first entry of a clean transaction");
 		if (again < n && thin_dev_changed_seq(td) != thin_meta_open_seq(w->tm))
 			sim_fail("thin_dev_changed_seq %llu after an insert in transaction %llu",
@@ -314,7 +317,7 @@ void op_write(struct world *w, u32 id, u64 v, u64 nr, bool force_new)
 		settle(w, "thin_dev_insert");
 		n = again;
 		stats.again += n;
-		if (n && (!op_commit(w) || !meta_left(w)))
+		if (n && (ran_out || !op_commit(w) || !meta_left(w)))
 			break;
 		dev = must_dev(w, id);
 	}
@@ -431,6 +434,7 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 	struct thin_dev *td = world_dev(w, id);
 	struct mdev *dev = must_dev(w, id);
 	bool passdown = rng_chance(&w->rng, 50);
+	struct thin_meta_space space;
 	u64 next, nr, n;
 	int r, again = 0;
 
@@ -443,10 +447,10 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 			if (nr)
 				sim_fail("thin_dev_remove_range: -EAGAIN after it removed %llu mappings", nr);
 			stats.again++;
-			if (++again > 1)
-				sim_fail("thin_dev_remove_range: -EAGAIN right after a commit");
 			settle(w, "thin_dev_remove_range");
-			if (!op_commit(w))
+			if (++again > 1 && (thin_meta_get_space(w->tm, &space) || space.meta_free))
+				sim_fail("thin_dev_remove_range: -EAGAIN right after a commit");
+			if (again > 1 || !op_commit(w))
 				break;
 			continue;
 		}

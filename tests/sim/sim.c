@@ -21,9 +21,9 @@ static void on_fail(void)
 		fprintf(stderr, "  %s (%s)\n  replay: make -C tests/sim run ARGS='%s --replay'\n", sweep_now, world_what, sweep_replay);
 	if (hostile_now[0])
 		hostile_replay(stderr);
-	if (flooding)
-		fprintf(stderr, "  %s\n  replay: make -C tests/sim run ARGS='--flood --seed %llu --replay'\n", world_what, seed_now);
-	if (!seed_now || sweep_now[0] || flooding)
+	if (scene_now)
+		fprintf(stderr, "  %s\n  replay: make -C tests/sim run ARGS='--%s --seed %llu --replay'\n", world_what, scene_now, seed_now);
+	if (!seed_now || sweep_now[0] || scene_now)
 		return;
 	fprintf(stderr, "  seed %llu, operation %llu (%s)\n", seed_now, world_op, world_what);
 	fprintf(stderr, "  replay: ");
@@ -74,7 +74,7 @@ static void usage(FILE *f)
 		   "       sim --all-faults [--seeds A-B] [--ops N] | --sweep SEED:STEP:FAULT:N\n"
 		   "       sim --hostile [--seeds A-B] | --hostile --seed N --only MUTATION | --hostile-file FILE [--only MUTATION]\n"
 		   "       sim --takeover\n"
-		   "       sim --flood [--seeds A-B]\n"
+		   "       sim --flood | --shortage [--seeds A-B]\n"
 		   "       sim --work KIND\n"
 		   "       sim --fuzz-corpus DIR [FILE...]\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
@@ -128,6 +128,11 @@ int main(int argc, char **argv)
 		if (!strcmp(a, "--flood")) {
 			per_seed = flood;
 			print = flood_print;
+			continue;
+		}
+		if (!strcmp(a, "--shortage")) {
+			per_seed = shortage;
+			print = shortage_print;
 			continue;
 		}
 		if (!strcmp(a, "--help")) {

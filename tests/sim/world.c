@@ -15,6 +15,7 @@ struct stats stats;
 struct world *world_now;
 u64 world_op, seed_now;
 const char *world_what = "";
+const char *scene_now;
 
 void *must_have(void *p)
 {

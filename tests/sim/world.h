@@ -114,6 +114,8 @@ struct world {
 extern struct world *world_now;
 extern u64 world_op, seed_now;
 extern const char *world_what;
+/* A story of its own, by its option, for the message of a failure. */
+extern const char *scene_now;
 
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
 void world_exit(struct world *w);
@@ -182,9 +184,11 @@ void data_adopt(const struct world *w, struct state *s);
 void beside_freeze(struct world *w);
 void beside_forget(struct world *w);
 void beside_land(struct world *w);
-extern bool flooding;
 void flood(u64 seed);
 void flood_print(void);
+/* shortage.c */
+void shortage(u64 seed);
+void shortage_print(void);
 /* crash.c */
 void crash_cuts(struct world *w, struct state **allowed, size_t nr);
 void crash_exit(void);
