@@ -354,7 +354,9 @@ void thin_freed_walk(const struct thin_freed *set, thin_freed_fn fn, void *arg)
  */
 bool thin_meta_wants_commit(struct thin_meta *tm)
 {
-	return READ_ONCE(tm->tm.nr_shadows) + sm_layout_cost(&tm->data_sm) > MAX_SHADOWS;
+	/* Overflow leaves are in memory during the layout only. */
+	return READ_ONCE(tm->tm.nr_shadows) + READ_ONCE(tm->data_sm.nr_dirty) +
+	       sm_layout_cost(&tm->data_sm) / 4 > MAX_SHADOWS;
 }
 
 /**

@@ -504,12 +504,19 @@ out:
 static int remove_own_leaves(struct thin_dev *td, u64 *key, struct disk_node *leaf)
 {
 	struct thin_meta *tm = td->tm;
+	bool from_start = !*key;
 	u32 nr, i;
 	int r;
 
 	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
 		r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
+		if (r == -ENODATA && !from_start) {
+			/* Others may have left it their share of leaves that were passed. */
+			from_start = true;
+			*key = 0;
+			r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
+		}
 		if (r)
 			return r == -ENODATA ? 1 : r;
 		nr = meta_room_to_drop(td, leaf);
@@ -565,6 +572,7 @@ static int finish_delete(struct thin_dev *td)
 	if (!r) {
 		td->changed = false;
 		td->gone = true;
+		tm->needed = 0;
 	}
 	return r;
 }
@@ -742,8 +750,10 @@ static int release_snap(struct thin_meta *tm, u64 top_root, u64 details_root)
 		r = bt_delete(&tm->details, details_root);
 	if (!r)
 		r = tm_dec(&tm->tm, tm->held_root, &freed);
-	if (!r)
+	if (!r) {
 		WRITE_ONCE(tm->held_root, 0);
+		tm->needed = 0;
+	}
 	return r;
 }
 
@@ -766,11 +776,14 @@ int thin_meta_release_snap(struct thin_meta *tm)
 		r = -EINVAL;
 		goto out;
 	}
-	r = hide(read_held(tm, &top_root, &details_root));
+	if (tm->access != THIN_META_WRITABLE && !meta_can_lay_out(tm)) {
+		r = -ENOSPC;
+		goto out;
+	}
+	r = read_held(tm, &top_root, &details_root);
 	if (!r)
-		r = meta_check_room_to_release(tm, top_root);
-	if (!r)
-		r = hide(release_snap(tm, top_root, details_root));
+		r = release_snap(tm, top_root, details_root);
+	r = hide(r);
 out:
 	meta_end_change(tm, r);
 	return r;

@@ -223,12 +223,13 @@ void meta_count_space(struct thin_meta *tm);
 /* dm-thin-metadata-room.c */
 u64 meta_reserve(u64 nr_mblocks);
 u64 meta_raw_free(struct thin_meta *tm);
-bool meta_has_room(struct thin_dev *td, u64 vblock, bool removes);
-bool meta_may_go_on(struct thin_dev *td, u64 vblock, bool removes);
+bool meta_has_room(struct thin_dev *td, u64 vblock);
+bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend);
 u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf);
+bool meta_has_much(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
 bool meta_must_commit(struct thin_meta *tm);
-int meta_check_room_to_release(struct thin_meta *tm, u64 top_root);
+bool meta_can_lay_out(struct thin_meta *tm);
 
 /* dm-thin-metadata-cache.c */
 void dev_cache_init(struct thin_dev *td);

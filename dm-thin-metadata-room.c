@@ -12,7 +12,6 @@
  */
 #include "dm-thin-metadata-internal.h"
 
-#include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/math64.h>
 #include <linux/string.h>
@@ -30,7 +29,7 @@
 #define PART_COUNTS		504
 
 /* Enough for any part of a change, and for what the layout may take beyond the estimate. */
-#define PLENTY			(5 * PART_COUNTS)
+#define PLENTY			(6 * PART_COUNTS)
 
 static_assert(PLENTY >= MAX_RESERVE / 2);
 
@@ -83,6 +82,17 @@ bool meta_is_short(struct thin_meta *tm)
 }
 
 /**
+ * meta_has_much() - is there metadata for any part of a change, and for the layout
+ * @tm: the pool, change_lock held
+ *
+ * Return: true where nothing else has to be asked.
+ */
+bool meta_has_much(struct thin_meta *tm)
+{
+	return meta_raw_free(tm) >= PLENTY;
+}
+
+/**
  * meta_must_commit() - is a change to wait for a commit
  * @tm: the pool, change_lock held
  *
@@ -100,15 +110,27 @@ bool meta_must_commit(struct thin_meta *tm)
 	return (tm->changed || tm->in_flight) && meta_is_short(tm);
 }
 
+/**
+ * meta_can_lay_out() - is there room to commit whatever a change does to the counts
+ * @tm: the pool, change_lock held
+ *
+ * Return: true when every bitmap of both maps could get a new place.
+ */
+bool meta_can_lay_out(struct thin_meta *tm)
+{
+	return meta_raw_free(tm) > sm_largest_layout(&tm->data_sm, U64_MAX, 0) +
+				   sm_largest_layout(&tm->meta_sm, U64_MAX, 0) + MIN_MARGIN;
+}
+
 /* ---- one part of a change ---- */
 
-/* What the first values of a leaf may take if all their counts change. */
-static u64 leaf_cost(const struct thin_meta *tm, const struct disk_node *leaf, u32 nr)
+/* What values of a leaf may take if all their counts change. */
+static u64 values_cost(const struct thin_meta *tm, const struct disk_node *leaf, u32 from, u32 nr)
 {
 	u64 bitmaps = 0, windows = 0, last_bitmap = U64_MAX, last_window = U64_MAX;
 	u32 i;
 
-	for (i = 0; i < nr; i++) {
+	for (i = from; i < from + nr; i++) {
 		u64 block, bitmap;
 		__le64 value;
 
@@ -124,49 +146,66 @@ static u64 leaf_cost(const struct thin_meta *tm, const struct disk_node *leaf, u
 	return bitmaps + min3((u64)nr, 2 * windows, tm->part_blocks - tm->part_bitmaps);
 }
 
+/* Counts of the nodes of a device tell of all users only if the way to its root is its own. */
+static bool is_own_leaf(struct thin_dev *td, u64 key)
+{
+	struct thin_meta *tm = td->tm;
+
+	return bt_is_own_leaf(&tm->top, tm->top_root, td->id) &&
+	       bt_is_own_leaf(&tm->mapping, td->root, key);
+}
+
 /* What changing the leaf where @key is, or would be, takes: nothing if it need not be copied. */
 static u64 copy_cost(struct thin_dev *td, u64 key)
 {
-	struct thin_meta *tm = td->tm;
 	struct bt_leaf leaf;
 	u64 cost;
 
 	/* Who cannot read it comes upon that soon enough. */
-	if (bt_is_own_leaf(&tm->mapping, td->root, key) ||
-	    bt_find_leaf(&tm->mapping, td->root, key, true, &leaf))
+	if (is_own_leaf(td, key) || bt_find_leaf(&td->tm->mapping, td->root, key, true, &leaf))
 		return 0;
-	cost = leaf_cost(tm, leaf.node, bt_nr(leaf.node));
+	cost = values_cost(td->tm, leaf.node, 0, bt_nr(leaf.node));
 	bt_put_leaf(&leaf);
 	return cost;
 }
 
-/* The same of the neighbour that the leaf is merged with when it has lost too much. */
-static u64 merge_cost(struct thin_dev *td, u64 key)
+/*
+ * What removing the first mappings of a range takes, those in one leaf.  A leaf that goes
+ * whole costs its values if no other tree has it, and is not merged; of another's a copy
+ * is made.
+ */
+static u64 remove_cost(struct thin_dev *td, u64 vbegin, u64 vend)
 {
+	struct thin_meta *tm = td->tm;
+	u64 own_cost, whole_cost, low, bound;
+	u32 all, left, least;
 	struct bt_leaf leaf;
-	u64 low, bound;
 	bool last;
+	s32 end;
 
-	if (bt_find_leaf(&td->tm->mapping, td->root, key, true, &leaf))
+	if (bt_seek(&tm->mapping, td->root, vbegin, true, &leaf))
 		return 0;
+	all = bt_nr(leaf.node);
+	least = le32_to_cpu(leaf.node->max_entries) / 3;
+	end = bt_search(leaf.node, vend - 1) + 1;
+	if (end <= (s32)leaf.index) {
+		bt_put_leaf(&leaf);
+		return 0;
+	}
+	left = all - (end - leaf.index);
+	own_cost = values_cost(tm, leaf.node, leaf.index, end - leaf.index);
+	whole_cost = values_cost(tm, leaf.node, 0, all);
+	vbegin = bt_key(leaf.node, leaf.index);
 	low = leaf.low;
 	bound = leaf.bound;
 	last = leaf.last;
 	bt_put_leaf(&leaf);
-	return max(low ? copy_cost(td, low - 1) : 0, last ? 0 : copy_cost(td, bound));
-}
 
-/* What removing mappings from the leaf takes: counts of its values, and it may be merged. */
-static u64 remove_cost(struct thin_dev *td, u64 key)
-{
-	struct bt_leaf leaf;
-	u64 cost;
-
-	if (bt_find_leaf(&td->tm->mapping, td->root, key, true, &leaf))
-		return 0;
-	cost = leaf_cost(td->tm, leaf.node, bt_nr(leaf.node));
-	bt_put_leaf(&leaf);
-	return cost + merge_cost(td, key);
+	if (!left)
+		return is_own_leaf(td, vbegin) ? whole_cost : 0;
+	if (left < least)
+		own_cost += max(low ? copy_cost(td, low - 1) : 0, last ? 0 : copy_cost(td, bound));
+	return is_own_leaf(td, vbegin) ? own_cost : own_cost + whole_cost;
 }
 
 /* The most that a part of a change can take; known until the next layout. */
@@ -190,28 +229,12 @@ static bool has_plenty(struct thin_meta *tm)
 	return raw >= 2 * tm->part_blocks + tm->part_nodes;
 }
 
-/**
- * meta_has_room() - is there metadata for a change of one leaf of a device
- * @td: the device, its pool's change_lock held
- * @vblock: a virtual block in the leaf
- * @removes: mappings are removed, which may bring a neighbour in; otherwise one is added or
- *	replaced, and only a leaf that others share costs more than a few blocks
- *
- * Return: false when there is not: commit first; &thin_meta_space.meta_free is 0 if that
- * cannot help.
- */
-bool meta_has_room(struct thin_dev *td, u64 vblock, bool removes)
+static bool has_room(struct thin_meta *tm, u64 cost)
 {
-	struct thin_meta *tm = td->tm;
-	u64 raw, need;
+	/* Overflow leaves may be split, and so on. */
+	u64 raw = meta_raw_free(tm), need = cost + cost / 4 + tm->part_nodes;
 
-	if (has_plenty(tm))
-		return true;
-	raw = meta_raw_free(tm);
-	need = removes ? remove_cost(td, vblock) : copy_cost(td, vblock);
-	if (need)
-		need += tm->part_nodes;
-	if (raw >= need)
+	if (!cost || raw >= need)
 		return true;
 	/* If not even a commit could make it so, metadata has run out, whatever the reserve. */
 	if (raw + tm->meta_sm.nr_quarantined < need)
@@ -220,18 +243,31 @@ bool meta_has_room(struct thin_dev *td, u64 vblock, bool removes)
 }
 
 /**
- * meta_may_go_on() - may a change have another part before the transaction is committed
- * @td: as for meta_has_room()
- * @vblock: likewise
- * @removes: likewise
+ * meta_has_room() - is there metadata for mapping a block
+ * @td: the device, its pool's change_lock held
+ * @vblock: the virtual block
  *
- * Return: true when it may.
+ * Only a leaf that has to be copied can cost more than a few blocks.
+ *
+ * Return: false when there is not: commit first; &thin_meta_space.meta_free is 0 if that
+ * cannot help.
  */
-bool meta_may_go_on(struct thin_dev *td, u64 vblock, bool removes)
+bool meta_has_room(struct thin_dev *td, u64 vblock)
 {
-	if (meta_raw_free(td->tm) >= PLENTY)
-		return true;
-	return !meta_is_short(td->tm) && meta_has_room(td, vblock, removes);
+	return has_plenty(td->tm) || has_room(td->tm, copy_cost(td, vblock));
+}
+
+/**
+ * meta_has_room_to_remove() - is there metadata for removing the mappings of one leaf
+ * @td: the device, its pool's change_lock held
+ * @vbegin: the range begins here, with a hole perhaps
+ * @vend: one past its last block
+ *
+ * Return: as meta_has_room().
+ */
+bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
+{
+	return has_plenty(td->tm) || has_room(td->tm, remove_cost(td, vbegin, vend));
 }
 
 /**
@@ -245,92 +281,15 @@ bool meta_may_go_on(struct thin_dev *td, u64 vblock, bool removes)
  */
 u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf)
 {
-	u32 all = bt_nr(leaf), least = le32_to_cpu(leaf->max_entries) / 3, nr;
 	struct thin_meta *tm = td->tm;
-	u64 raw, need;
+	u32 nr = bt_nr(leaf);
+	u64 raw;
 
 	if (has_plenty(tm))
-		return all;
+		return nr;
 	raw = meta_raw_free(tm);
-	for (nr = all; nr; nr /= 2) {
-		need = leaf_cost(tm, leaf, nr) + tm->part_nodes;
-		if (nr < all && all - nr < least)
-			need += merge_cost(td, bt_key(leaf, 0));
-		if (raw >= need)
-			break;
-	}
+	while (nr && raw < tm->part_nodes + remove_cost(td, bt_key(leaf, 0),
+							bt_key(leaf, nr - 1) + 1))
+		nr /= 2;
 	return nr;
-}
-
-/* ---- the metadata snapshot ---- */
-
-/* Adds what dropping the leaves that only this tree has may take, up to @most. */
-static int add_own_leaves(struct thin_meta *tm, u64 root, struct disk_node *leaf, u64 most,
-			  u64 *cost)
-{
-	u64 key = 0;
-	u32 count;
-	int r = tm_count(&tm->tm, root, &count);
-
-	if (r || count > 1)
-		return r;
-	do {
-		r = bt_seek_own_leaf(&tm->mapping, root, &key, leaf);
-		if (r)
-			return r == -ENODATA ? 0 : r;
-		*cost += leaf_cost(tm, leaf, bt_nr(leaf));
-		key = bt_key(leaf, bt_nr(leaf) - 1) + 1;
-	} while (key && *cost < most);
-	return 0;
-}
-
-/* The same of all devices. */
-static int add_devices(struct thin_meta *tm, u64 top_root, struct disk_node *pages[2], u64 most,
-		       u64 *cost)
-{
-	u64 id = 0;
-	u32 count, i;
-	int r = tm_count(&tm->tm, top_root, &count);
-
-	if (r || count > 1)
-		return r;
-	do {
-		r = bt_seek_own_leaf(&tm->held_top, top_root, &id, pages[0]);
-		if (r)
-			return r == -ENODATA ? 0 : r;
-		for (i = 0; i < bt_nr(pages[0]) && !r && *cost < most; i++)
-			r = add_own_leaves(tm, bt_child(pages[0], i), pages[1], most, cost);
-		id = bt_key(pages[0], bt_nr(pages[0]) - 1) + 1;
-	} while (!r && id && *cost < most);
-	return r;
-}
-
-/**
- * meta_check_room_to_release() - is there metadata for letting the metadata snapshot go
- * @tm: the pool, change_lock held
- * @top_root: top level of the snapshot
- *
- * Looks at what only the snapshot has, unless there is enough for whatever that may be.
- *
- * Return: 0, -ENOSPC, -ENOMEM, -EILSEQ or the errno of a read.
- */
-int meta_check_room_to_release(struct thin_meta *tm, u64 top_root)
-{
-	u64 nodes = sm_largest_layout(&tm->meta_sm, U64_MAX, MAX_RESERVE) + MIN_MARGIN;
-	u64 raw = meta_raw_free(tm), cost = 0;
-	struct disk_node *pages[2];
-	int r = -ENOMEM;
-
-	if (raw >= sm_largest_layout(&tm->data_sm, U64_MAX, MAX_RESERVE) + nodes)
-		return 0;
-	find_limits(tm);
-	pages[0] = (struct disk_node *)__get_free_page(GFP_NOIO);
-	pages[1] = (struct disk_node *)__get_free_page(GFP_NOIO);
-	if (pages[0] && pages[1])
-		r = add_devices(tm, top_root, pages, raw, &cost);
-	free_page((unsigned long)pages[0]);
-	free_page((unsigned long)pages[1]);
-	if (!r && cost + nodes > raw)
-		r = -ENOSPC;
-	return r;
 }

@@ -132,6 +132,7 @@ static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
 		goto out;
 	meta_mutate(tm);
 	r = sm_resize(sm, nr);
+	tm->needed = 0;
 out:
 	meta_end_change(tm, r);
 	return r;

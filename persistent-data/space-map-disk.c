@@ -205,6 +205,16 @@ u64 sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves)
 	return sm_with_nodes(min(nr_regions(sm->nr_blocks), bitmaps) + min(nr, leaves));
 }
 
+/* Of the overflow tree; 0 where it is too large to be counted. */
+static u64 count_leaves(struct pd_sm *sm)
+{
+	struct bt_info info;
+	u64 nr;
+
+	overflow_info(sm, &info);
+	return bt_count_leaves(&info, sm->overflow_root, U32_MAX, &nr) || nr == U32_MAX ? 0 : nr;
+}
+
 static int apply_overflow(struct pd_sm *sm)
 {
 	unsigned long block;
@@ -234,6 +244,8 @@ static int apply_overflow(struct pd_sm *sm)
 			    "overflow tree shared with another", -EILSEQ);
 		return -EILSEQ;
 	}
+	if (sm->nr_overflow)
+		WRITE_ONCE(sm->nr_leaves, count_leaves(sm));
 	return 0;
 }
 

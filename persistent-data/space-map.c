@@ -79,6 +79,7 @@ void sm_abort(struct pd_sm *sm)
 	sm->nr_lent = 0;
 	sm->nr_overflow = 0;
 	sm->nr_overflow_windows = 0;
+	sm->nr_leaves = 0;
 	sm->cursor = 0;
 	sm->hints_checked = false;
 	xa_destroy(&sm->overflow);

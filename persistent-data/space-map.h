@@ -119,6 +119,8 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  *	had an entry in the overflow tree
  * @nr_overflow: entries of @overflow
  * @nr_overflow_windows: how many windows of OVERFLOW_WINDOW blocks have any
+ * @nr_leaves: leaves that the overflow tree had behind the last layout that changed it, 0 if
+ *	that is not known
  * @dirty: changed regions
  * @nr_dirty: how many
  * @lent: regions whose bitmaps are lent
@@ -146,6 +148,7 @@ struct pd_sm {
 	struct xarray overflow;
 	u64 nr_overflow;
 	u64 nr_overflow_windows;
+	u64 nr_leaves;
 	struct list_head dirty;
 	u64 nr_dirty;
 	struct list_head lent;
@@ -222,9 +225,13 @@ static inline u64 sm_layout_cost(const struct pd_sm *sm)
 {
 	u64 keys = READ_ONCE(sm->nr_overflow), leaves = 0;
 
-	if (keys)
-		leaves = min3(keys, 2 * READ_ONCE(sm->nr_overflow_windows),
-			      READ_ONCE(sm->nr_allocated) / SM_LEAST_IN_LEAF + 1);
+	if (keys) {
+		leaves = READ_ONCE(sm->nr_leaves);
+		/* Each that was full, or is new, has room for half as many as a full one. */
+		leaves = leaves ? leaves + 2 * keys / SM_LEAST_IN_LEAF :
+			 READ_ONCE(sm->nr_allocated) / SM_LEAST_IN_LEAF;
+		leaves = min3(keys, 2 * READ_ONCE(sm->nr_overflow_windows), leaves + 1);
+	}
 	return sm_with_nodes(READ_ONCE(sm->nr_dirty) + leaves);
 }
 

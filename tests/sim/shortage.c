@@ -83,13 +83,16 @@ static void scattered(u64 seed)
 	struct world w;
 	u32 id;
 
-	begin(&w, seed, sizes[seed % ARRAY_SIZE(sizes)], 4 * BITMAP_BLOCKS);
+	begin(&w, seed, sizes[seed / 2 % ARRAY_SIZE(sizes)], 4 * BITMAP_BLOCKS);
 	fill_scattered(&w);
 	for (id = 1; id <= SNAPS; id++) {
 		if (!meta_left(&w))
 			break;
 		op_snap(&w, id, 0);
 		op_commit(&w);
+		/* The first change of each device copies what no count says to be shared. */
+		if (seed % 2 && id == 2 && meta_left(&w))
+			op_hold(&w);
 		if (!copy_leaves(&w, id))
 			break;
 	}
@@ -97,6 +100,8 @@ static void scattered(u64 seed)
 		sim_fail("harness: metadata did not run out");
 	if (opt.verbose && !thin_meta_get_space(w.tm, &space))
 		fprintf(stderr, "snapshot %u: %llu of %llu metadata blocks are free\n", id, space.meta_raw_free, space.meta_total);
+	op_release_hold(&w);
+	op_commit(&w);
 	/* Also one that was not made any more. */
 	for (; id; id--) {
 		op_delete(&w, id);
