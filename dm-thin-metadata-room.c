@@ -201,8 +201,9 @@ static u64 remove_cost(struct thin_dev *td, u64 vbegin, u64 vend)
 	last = leaf.last;
 	bt_put_leaf(&leaf);
 
+	/* Of a tree that is one leaf even that is copied first. */
 	if (!left)
-		return is_own_leaf(td, vbegin) ? whole_cost : 0;
+		return is_own_leaf(td, vbegin) || (!low && last) ? whole_cost : 1;
 	if (left < least)
 		own_cost += max(low ? copy_cost(td, low - 1) : 0, last ? 0 : copy_cost(td, bound));
 	return is_own_leaf(td, vbegin) ? own_cost : own_cost + whole_cost;
@@ -229,10 +230,15 @@ static bool has_plenty(struct thin_meta *tm)
 	return raw >= 2 * tm->part_blocks + tm->part_nodes;
 }
 
+/* Overflow leaves may be split, or merged. */
+static u64 needed_for(const struct thin_meta *tm, u64 cost)
+{
+	return cost + cost / 4 + tm->part_nodes;
+}
+
 static bool has_room(struct thin_meta *tm, u64 cost)
 {
-	/* Overflow leaves may be split, and so on. */
-	u64 raw = meta_raw_free(tm), need = cost + cost / 4 + tm->part_nodes;
+	u64 raw = meta_raw_free(tm), need = needed_for(tm, cost);
 
 	if (!cost || raw >= need)
 		return true;
@@ -288,8 +294,8 @@ u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf)
 	if (has_plenty(tm))
 		return nr;
 	raw = meta_raw_free(tm);
-	while (nr && raw < tm->part_nodes + remove_cost(td, bt_key(leaf, 0),
-							bt_key(leaf, nr - 1) + 1))
+	while (nr && raw < needed_for(tm, remove_cost(td, bt_key(leaf, 0),
+						      bt_key(leaf, nr - 1) + 1)))
 		nr /= 2;
 	return nr;
 }

@@ -182,6 +182,7 @@ void sm_freeze(struct pd_sm *sm)
 	sm->nr_dirty = 0;
 	sm->nr_overflow = 0;
 	sm->nr_overflow_windows = 0;
+	sm->nr_overflow_new = 0;
 	sm->frozen_blocks = sm->nr_blocks;
 }
 

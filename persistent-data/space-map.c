@@ -79,6 +79,7 @@ void sm_abort(struct pd_sm *sm)
 	sm->nr_lent = 0;
 	sm->nr_overflow = 0;
 	sm->nr_overflow_windows = 0;
+	sm->nr_overflow_new = 0;
 	sm->nr_leaves = 0;
 	sm->cursor = 0;
 	sm->hints_checked = false;
@@ -234,6 +235,7 @@ int sm_inc(struct pd_sm *sm, u64 block)
 		err = set_overflow_count(sm, block, count);
 		if (err)
 			return err;
+		sm->nr_overflow_new += count == 3;
 	}
 	sm_set_entry(r, i, min_t(u32, count, 3));
 	return 0;

@@ -119,6 +119,7 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  *	had an entry in the overflow tree
  * @nr_overflow: entries of @overflow
  * @nr_overflow_windows: how many windows of OVERFLOW_WINDOW blocks have any
+ * @nr_overflow_new: counts that have risen to 3 since the last layout
  * @nr_leaves: leaves that the overflow tree had behind the last layout that changed it, 0 if
  *	that is not known
  * @dirty: changed regions
@@ -148,6 +149,7 @@ struct pd_sm {
 	struct xarray overflow;
 	u64 nr_overflow;
 	u64 nr_overflow_windows;
+	u64 nr_overflow_new;
 	u64 nr_leaves;
 	struct list_head dirty;
 	u64 nr_dirty;
@@ -227,10 +229,11 @@ static inline u64 sm_layout_cost(const struct pd_sm *sm)
 
 	if (keys) {
 		leaves = READ_ONCE(sm->nr_leaves);
-		/* Each that was full, or is new, has room for half as many as a full one. */
 		leaves = leaves ? leaves + 2 * keys / SM_LEAST_IN_LEAF :
 			 READ_ONCE(sm->nr_allocated) / SM_LEAST_IN_LEAF;
 		leaves = min3(keys, 2 * READ_ONCE(sm->nr_overflow_windows), leaves + 1);
+		/* Full ones are split. */
+		leaves += min(READ_ONCE(sm->nr_overflow_new), leaves);
 	}
 	return sm_with_nodes(READ_ONCE(sm->nr_dirty) + leaves);
 }
