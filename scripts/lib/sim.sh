@@ -171,7 +171,7 @@ sim_list() {
 	printf 'refused\t%s\n' "$sim_bin --refused"
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
 	printf 'slow-commit\t%s\n' "$sim_bin --flood --seeds 1-4"
-	printf 'shortage\t%s\n' "$sim_plain --shortage --seeds 1-4"
+	printf 'shortage\t%s\n' "$sim_plain --shortage --seeds 1-2"
 	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 40"
 	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do
 		printf 'all-faults-%d\t%s\n' "$n" \
@@ -207,7 +207,7 @@ sim_coverage() {
 		"$sim" --tails
 		"$sim" --refused
 		"$sim" --flood --seeds 1-1
-		"$sim" --shortage --seeds 1-1
+		"$sim" --shortage --seeds 1-2
 	} >/dev/null
 	if ! "$SRC/tests/sim/coverage" "$dir"; then
 		echo '0 passed, 1 failed'

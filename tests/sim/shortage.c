@@ -115,6 +115,26 @@ static void scattered(u64 seed)
 	end(&w);
 }
 
+/* So many counts above 2 that their tree has three levels. */
+static void deep(u64 seed)
+{
+	const u64 nr = 6 * BITMAP_BLOCKS;
+	struct world w;
+	u64 v;
+	u32 id;
+
+	begin(&w, seed, 4096, nr + BITMAP_BLOCKS);
+	for (v = 0; v < nr; v += 64)
+		op_write(&w, 0, v, 64, false);
+	for (id = 1; id <= 3; id++) {
+		op_snap(&w, id, 0);
+		op_commit(&w);
+		for (v = 0; v < nr; v += 2 * IN_EACH_LEAF)
+			write_one(&w, id, v);
+	}
+	end(&w);
+}
+
 static u64 number(const u8 *p, size_t size)
 {
 	u64 n = 0;
@@ -185,6 +205,7 @@ void shortage(u64 seed)
 	scene_now = "shortage";
 	seed_now = seed;
 	scattered(seed);
+	deep(seed);
 	full(seed);
 }
 
