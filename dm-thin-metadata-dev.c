@@ -506,7 +506,7 @@ static int remove_own_leaves(struct thin_dev *td, u64 *key, struct disk_node *le
 	struct thin_meta *tm = td->tm;
 	bool from_start = !*key;
 	u32 nr, i;
-	int r;
+	int r = 0;
 
 	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
@@ -518,17 +518,18 @@ static int remove_own_leaves(struct thin_dev *td, u64 *key, struct disk_node *le
 			r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
 		}
 		if (r)
-			return r == -ENODATA ? 1 : r;
+			break;
 		nr = meta_room_to_drop(td, leaf);
 		if (!nr)
 			return i ? 0 : -EAGAIN;
 		r = bt_remove_leaf(&tm->mapping, &td->root, bt_key(leaf, 0),
 				   bt_key(leaf, nr - 1) + 1, key, &nr);
 		if (r)
-			return r;
+			break;
 		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
 	}
-	return 0;
+	/* Also of the last key there can be, which no range ends behind. */
+	return r == -ENODATA ? 1 : r;
 }
 
 /*
@@ -586,7 +587,6 @@ static int breathe(struct thin_meta *tm, bool hurry, bool commit)
 	int r = 0;
 
 	commit |= meta_is_short(tm);
-
 	meta_end_change(tm, 0);
 	if (!hurry) {
 		cond_resched();

@@ -87,7 +87,7 @@
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  * @stashed: data blocks set aside; they are reserved in @data_sm
- * @part_seq: transaction that the three below are of
+ * @part_seq: transaction that the three below are of; these and @needed are change_lock's
  * @part_bitmaps: blocks that data bitmaps may take if a part of a change touches many
  * @part_blocks: the same, with overflow leaves
  * @part_nodes: the same of the metadata's counts, and nodes

@@ -33,9 +33,6 @@
 
 static_assert(PLENTY >= MAX_RESERVE / 2);
 
-/* Blocks that are likely to be counted by the same leaf of the overflow tree. */
-#define WINDOW			64
-
 /**
  * meta_reserve() - metadata that does not count as free (format 13.6)
  * @nr_mblocks: size of the metadata
@@ -138,9 +135,9 @@ static u64 values_cost(const struct thin_meta *tm, const struct disk_node *leaf,
 		block = mapping_block(le64_to_cpu(value));
 		bitmap = div_u64(block, SM_ENTRIES_PER_BITMAP);
 		bitmaps += bitmap != last_bitmap;
-		windows += block / WINDOW != last_window;
+		windows += block / SM_OVERFLOW_WINDOW != last_window;
 		last_bitmap = bitmap;
-		last_window = block / WINDOW;
+		last_window = block / SM_OVERFLOW_WINDOW;
 	}
 	bitmaps = min(bitmaps, tm->part_bitmaps);
 	return bitmaps + min3((u64)nr, 2 * windows, tm->part_blocks - tm->part_bitmaps);

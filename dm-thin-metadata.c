@@ -428,6 +428,7 @@ void thin_meta_set_access(struct thin_meta *tm, enum thin_meta_access access)
 {
 	mutex_lock(&tm->change_lock);
 	tm->access = access;
+	/* What was refused may be asked for again. */
 	if (access == THIN_META_WRITABLE)
 		tm->needed = 0;
 	meta_count_space(tm);

@@ -100,6 +100,7 @@ int bt_seek(struct bt_info *info, u64 root, u64 key, bool may_block, struct bt_l
 int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf *leaf);
 void bt_put_leaf(struct bt_leaf *leaf);
 int bt_highest(struct bt_info *info, u64 root, u64 *key);
+bool bt_is_own_leaf(struct bt_info *info, u64 root, u64 key);
 int bt_count_leaves(struct bt_info *info, u64 root, u64 limit, u64 *nr);
 void bt_prefetch(struct bt_info *info, u64 root, u64 key);
 void bt_prefetch_leaves(struct bt_info *info, u64 root, u64 begin, u64 end, bool own, u32 nr);
@@ -123,7 +124,6 @@ int bt_insert(struct bt_info *info, u64 *root, u64 key, const void *value);
 int bt_remove(struct bt_info *info, u64 *root, u64 key);
 int bt_remove_leaf(struct bt_info *info, u64 *root, u64 begin, u64 end, u64 *next, u32 *nr);
 int bt_seek_own_leaf(struct bt_info *info, u64 root, u64 *key, struct disk_node *leaf);
-bool bt_is_own_leaf(struct bt_info *info, u64 root, u64 key);
 int bt_delete(struct bt_info *info, u64 root);
 
 /* btree-path.c: changeable nodes */

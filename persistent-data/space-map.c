@@ -13,9 +13,6 @@
 
 #include "transaction-manager.h"
 
-/* Blocks, of which changed counts are likely to lie side by side: an XArray's node. */
-#define OVERFLOW_WINDOW		64
-
 /* Bitmaps that are read at the same time. */
 #define READ_AHEAD		64
 
@@ -138,11 +135,11 @@ static int overflow_count(struct pd_sm *sm, u64 block, u32 *count)
 
 static int set_overflow_count(struct pd_sm *sm, u64 block, u32 count)
 {
-	unsigned long at = round_down(block, OVERFLOW_WINDOW);
+	unsigned long at = round_down(block, SM_OVERFLOW_WINDOW);
 
 	if (!xa_load(&sm->overflow, block)) {
 		sm->nr_overflow++;
-		if (!xa_find(&sm->overflow, &at, at + OVERFLOW_WINDOW - 1, XA_PRESENT))
+		if (!xa_find(&sm->overflow, &at, at + SM_OVERFLOW_WINDOW - 1, XA_PRESENT))
 			sm->nr_overflow_windows++;
 	}
 	return xa_err(xa_store(&sm->overflow, block, xa_mk_value(count), GFP_NOIO));

@@ -29,8 +29,8 @@
  * is recounted when a bitmap is loaded, and all bitmaps are loaded before space
  * is declared exhausted.  sm_recount() puts nr_allocated right, too.
  *
- * Locking: all functions but sm_peek_shared() need the pool's change_lock, which protects
- * all fields; who only looks things up uses no map.  From sm_write() to sm_freeze(), and for
+ * Locking: all functions but sm_peek_shared() and sm_layout_cost() need the pool's change_lock,
+ * which protects all fields; who only looks things up uses no map.  From sm_write() to sm_freeze(), and for
  * sm_settle() and sm_abort(), the metadata lock is held for writing as well, since
  * pages change hands between map and transaction.  A region's @cur, and what regions there
  * are, change under peek_lock too; a page leaves @cur before it can be freed.
@@ -118,7 +118,7 @@ typedef void (*sm_freed_fn)(void *arg, u64 begin, u64 len, bool passdown);
  * @overflow: exact counts, changed in this transaction, of blocks that have or
  *	had an entry in the overflow tree
  * @nr_overflow: entries of @overflow
- * @nr_overflow_windows: how many windows of OVERFLOW_WINDOW blocks have any
+ * @nr_overflow_windows: how many windows of SM_OVERFLOW_WINDOW blocks have any
  * @nr_overflow_new: counts that have risen to 3 since the last layout
  * @nr_leaves: leaves that the overflow tree had behind the last layout that changed it, 0 if
  *	that is not known
@@ -205,8 +205,14 @@ void sm_pack_root(struct pd_sm *sm, u8 *root_field);
 
 /* ---- what a layout takes ---- */
 
-/* Counts in a leaf of the overflow tree, at least (format 4.1). */
+/* Counts in a leaf of the overflow tree, at least: a third of what fits (format 4.1). */
 #define SM_LEAST_IN_LEAF	112
+
+static_assert((PD_BLOCK_SIZE - sizeof(struct disk_node)) / (sizeof(__le64) + sizeof(__le32)) / 3 ==
+	      SM_LEAST_IN_LEAF);
+
+/* Blocks whose changed counts are likely to lie in one leaf of it: an XArray's node. */
+#define SM_OVERFLOW_WINDOW	64
 
 /* Blocks, and nodes that lead to them. */
 static inline u64 sm_with_nodes(u64 blocks)

@@ -199,23 +199,6 @@ static void flow_over(struct world *w, u64 v, void (*fn)(struct world *w))
 	}
 }
 
-static void flood_start(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
-{
-	world_init(w, seed, meta_blocks, data_blocks);
-	w->max_vblock = data_blocks;
-	op_open(w, true);
-	op_resize_data(w, data_blocks);
-	op_create(w, 0);
-	op_commit(w);
-}
-
-static void flood_end(struct world *w)
-{
-	look_all(w);
-	op_close(w);
-	world_exit(w);
-}
-
 /* More than one transaction is to hold, while the commit does not go on. */
 static void memory(struct world *w)
 {
@@ -319,11 +302,11 @@ void flood(u64 seed)
 
 	scene_now = "flood";
 	seed_now = seed;
-	flood_start(&w, seed, 4 * FLOOD, 4000);
+	scene_begin(&w, seed, 4 * FLOOD, 4000);
 	flow_over(&w, 100, memory);
-	flood_end(&w);
+	scene_end(&w);
 
-	flood_start(&w, seed, 570, 80000);
+	scene_begin(&w, seed, 570, 80000);
 	for (w.last_v = 0; w.durable_mblocks < 280 && w.last_v < 79000; w.last_v += 64) {
 		op_write(&w, 0, w.last_v, 64, false);
 		if (thin_meta_wants_commit(w.tm) || !(w.last_v % 4096))
@@ -331,15 +314,15 @@ void flood(u64 seed)
 	}
 	flow_over(&w, w.last_v, space);
 	scarce(&w);
-	flood_end(&w);
+	scene_end(&w);
 
-	flood_start(&w, seed, 1024, 2 * BITMAP_BLOCKS);
+	scene_begin(&w, seed, 1024, 2 * BITMAP_BLOCKS);
 	dead_device(&w);
-	flood_end(&w);
+	scene_end(&w);
 
-	flood_start(&w, seed, 1024, BITMAP_BLOCKS);
+	scene_begin(&w, seed, 1024, BITMAP_BLOCKS);
 	new_bitmaps(&w);
-	flood_end(&w);
+	scene_end(&w);
 }
 
 void flood_print(void)

@@ -223,9 +223,11 @@ static int refused(void)
 {
 	struct disk *d = disk_new(100), *tiny = disk_new(2);
 	struct block_device bdev = { .sectors = 800, .disk = d }, small = { .sectors = 16, .disk = tiny };
+	struct thin_insert last = { .vblock = U64_MAX, .expect = THIN_EXPECT_HOLE };
+	u8 copy[DISK_BLOCK], page[DISK_BLOCK];
 	struct thin_meta *tm;
 	struct thin_dev *td;
-	u64 begin, len;
+	u64 begin, len, root;
 	int r;
 
 	tm = thin_meta_open(&small, DATA_BLOCK_SECTORS, true, &no_ops, NULL);
@@ -249,6 +251,9 @@ static int refused(void)
 	r = thin_meta_resize_data(tm, (1ULL << 40) + 1);
 	if (r != -EINVAL)
 		sim_fail("more data blocks than a mapping can name: error %d", r);
+	/* No range ends behind this one. */
+	must(thin_meta_alloc_data(tm, 1, &last.block, &len), "alloc_data");
+	must(thin_dev_insert(td, &last, 1), "insert");
 	thin_meta_close_dev(td);
 
 	thin_meta_set_access(tm, THIN_META_FREEING);
@@ -273,6 +278,30 @@ static int refused(void)
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS * 2, false, &no_ops, NULL);
 	if (PTR_ERR(tm) != -EINVAL)
 		sim_fail("another block size: error %ld", PTR_ERR(tm));
+
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
+	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
+	must(thin_meta_reserve_snap(tm), "reserve_snap");
+	must(thin_meta_held_root(tm, &root), "held_root");
+	must(thin_meta_close(tm), "close");
+	memcpy(copy, disk_peek(d, root), DISK_BLOCK);
+	memcpy(page, copy, DISK_BLOCK);
+	page[100] ^= 1;
+	disk_poke(d, root, page);
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
+	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
+	must(thin_meta_create_thin(tm, 4), "create_thin");
+	r = thin_meta_release_snap(tm);
+	if (!r || thin_meta_rolled_back(tm))
+		sim_fail("release of a metadata snapshot that cannot be read: error %d, and what was open is %s", r,
+			 thin_meta_rolled_back(tm) ? "lost" : "there");
+	must(thin_meta_delete(tm, 4, never_stop, NULL), "delete");
+	must(thin_meta_close(tm), "close");
+	disk_poke(d, root, copy);
+	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
+	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
+	must(thin_meta_release_snap(tm), "release_snap");
+	must(thin_meta_close(tm), "close");
 	if (sim_live_allocs)
 		sim_fail("%ld allocations are left behind", sim_live_allocs);
 	disk_free(d);

@@ -19,30 +19,13 @@
 /* Fewer than a leaf has entries. */
 #define IN_EACH_LEAF 100
 
-static void begin(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
-{
-	world_init(w, seed, meta_blocks, data_blocks);
-	w->polite = true;
-	w->max_vblock = data_blocks;
-	op_open(w, true);
-	op_resize_data(w, data_blocks);
-	op_create(w, 0);
-	op_commit(w);
-}
-
-static void end(struct world *w)
-{
-	look_all(w);
-	op_close(w);
-	world_exit(w);
-}
-
 static void nothing(void *arg)
 {
 }
 
 static bool write_one(struct world *w, u32 id, u64 v)
 {
+	w->polite = true;
 	if (!meta_left(w))
 		return false;
 	op_write(w, id, v, 1, false);
@@ -83,7 +66,7 @@ static void scattered(u64 seed)
 	struct world w;
 	u32 id;
 
-	begin(&w, seed, sizes[seed / 2 % ARRAY_SIZE(sizes)], 4 * BITMAP_BLOCKS);
+	scene_begin(&w, seed, sizes[seed / 2 % ARRAY_SIZE(sizes)], 4 * BITMAP_BLOCKS);
 	fill_scattered(&w);
 	for (id = 1; id <= SNAPS; id++) {
 		if (!meta_left(&w))
@@ -112,7 +95,7 @@ static void scattered(u64 seed)
 		sim_fail("a transaction was rolled back for lack of metadata");
 	if (!copy_leaves(&w, 0))
 		sim_fail("deleted snapshots gave no metadata back");
-	end(&w);
+	scene_end(&w);
 }
 
 /* So many counts above 2 that their tree has three levels. */
@@ -123,7 +106,7 @@ static void deep(u64 seed)
 	u64 v;
 	u32 id;
 
-	begin(&w, seed, 4096, nr + BITMAP_BLOCKS);
+	scene_begin(&w, seed, 4096, nr + BITMAP_BLOCKS);
 	for (v = 0; v < nr; v += 64)
 		op_write(&w, 0, v, 64, false);
 	for (id = 1; id <= 3; id++) {
@@ -132,7 +115,7 @@ static void deep(u64 seed)
 		for (v = 0; v < nr; v += 2 * IN_EACH_LEAF)
 			write_one(&w, id, v);
 	}
-	end(&w);
+	scene_end(&w);
 }
 
 static u64 number(const u8 *p, size_t size)
@@ -179,7 +162,7 @@ static void full(u64 seed)
 	struct world w;
 	u64 v, inserts;
 
-	begin(&w, seed, 4096, nr);
+	scene_begin(&w, seed, 4096, nr);
 	for (v = 0; v < nr; v += 64) {
 		op_write(&w, 0, v, min_t(u64, 64, nr - v), false);
 		if (thin_meta_wants_commit(w.tm))
@@ -197,7 +180,7 @@ static void full(u64 seed)
 	if (stats.inserts != inserts + 1)
 		sim_fail("a free block is not found");
 	op_commit(&w);
-	end(&w);
+	scene_end(&w);
 }
 
 void shortage(u64 seed)

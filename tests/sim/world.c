@@ -424,6 +424,23 @@ void world_exit(struct world *w)
 	world_now = NULL;
 }
 
+void scene_begin(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks)
+{
+	world_init(w, seed, meta_blocks, data_blocks);
+	w->max_vblock = data_blocks;
+	op_open(w, true);
+	op_resize_data(w, data_blocks);
+	op_create(w, 0);
+	op_commit(w);
+}
+
+void scene_end(struct world *w)
+{
+	look_all(w);
+	op_close(w);
+	world_exit(w);
+}
+
 void note_op(struct world *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void note_op(struct world *w, const char *fmt, ...)
 {

@@ -119,6 +119,9 @@ extern const char *scene_now;
 
 void world_init(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
 void world_exit(struct world *w);
+/* For a story of its own: an empty device 0 in a pool of this size; at last all is looked at. */
+void scene_begin(struct world *w, u64 seed, u64 meta_blocks, u64 data_blocks);
+void scene_end(struct world *w);
 void settle(struct world *w, const char *what);
 void became_durable(struct world *w, const char *what, struct state *s, u8 *dropped);
 void arm_fault(struct world *w);
