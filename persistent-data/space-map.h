@@ -30,9 +30,9 @@
  * is declared exhausted.  sm_recount() puts nr_allocated right, too.
  *
  * Locking: all functions but sm_peek_shared() and sm_layout_cost() need the pool's change_lock,
- * which protects all fields; who only looks things up uses no map.  From sm_write() to sm_freeze(), and for
- * sm_settle() and sm_abort(), the metadata lock is held for writing as well, since
- * pages change hands between map and transaction.  A region's @cur, and what regions there
+ * which protects all fields; who only looks things up uses no map.  From sm_write() to
+ * sm_freeze(), and for sm_settle() and sm_abort(), the metadata lock is held for writing as well,
+ * since pages change hands between map and transaction.  A region's @cur, and what regions there
  * are, change under peek_lock too; a page leaves @cur before it can be freed.
  */
 #ifndef PD_SPACE_MAP_H
