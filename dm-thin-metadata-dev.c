@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Thin devices in the metadata: creating, opening, snapshots, deleting; and
- * the snapshot of the metadata itself.
+ * Thin devices in the metadata: creating, opening, snapshots.
  *
  * A changed device keeps its root and details in memory until the commit.
  * Before its first change in a transaction the path to its top-level entry is
@@ -21,9 +20,6 @@
 #include <linux/string.h>
 
 #define DM_MSG_PREFIX "thin metadata"
-
-/* How often a delete commits because it has no room before it gives up. */
-#define MAX_REFUSED	3
 
 /* ---- records of devices ---- */
 
@@ -288,7 +284,15 @@ void dev_sweep(struct thin_meta *tm)
 		drop_record(td);
 }
 
-static struct thin_dev *get_record(struct thin_meta *tm, u32 id)
+/**
+ * dev_get_record() - the record of a device, read if need be
+ * @tm: the pool, change_lock held
+ * @id: its number
+ *
+ * Return: the record, or an error: -ENODATA when there is no such device, or it is being
+ * deleted, -ENOMEM, -EILSEQ, or the errno of a read.
+ */
+struct thin_dev *dev_get_record(struct thin_meta *tm, u32 id)
 {
 	struct thin_dev *td = xa_load(&tm->devs, id);
 	int r;
@@ -320,7 +324,7 @@ int thin_meta_open_dev(struct thin_meta *tm, u32 id, struct thin_dev **td)
 	int r = 0;
 
 	mutex_lock(&tm->change_lock);
-	record = tm->failed ? ERR_PTR(-EIO) : get_record(tm, id);
+	record = tm->failed ? ERR_PTR(-EIO) : dev_get_record(tm, id);
 	if (IS_ERR(record)) {
 		r = PTR_ERR(record);
 	} else {
@@ -381,22 +385,6 @@ static int check_new(struct thin_meta *tm, u32 id)
 	return tm->space.meta_free ? 0 : -ENOSPC;
 }
 
-/* What the checks promise to mean "no change" must not come from deeper down. */
-static int hide(int r)
-{
-	switch (r) {
-	case -EEXIST:
-	case -ENODATA:
-	case -EBUSY:
-	case -EINVAL:
-	case -ENOSPC:
-	case -EPERM:
-		return -EIO;
-	default:
-		return r;
-	}
-}
-
 /* A record kept for the mark of an older device of this number takes the new one. */
 static int revive_record(struct thin_meta *tm, u32 id)
 {
@@ -416,7 +404,7 @@ static int create_thin(struct thin_meta *tm, u32 id)
 		r = add_device(tm, id, root, 0);
 	if (!r)
 		r = revive_record(tm, id);
-	return hide(r);
+	return meta_hide(r);
 }
 
 /**
@@ -457,7 +445,7 @@ static int create_snap(struct thin_meta *tm, u32 id, struct thin_dev *origin)
 	}
 	if (!r)
 		r = revive_record(tm, id);
-	return hide(r);
+	return meta_hide(r);
 }
 
 /**
@@ -482,7 +470,7 @@ int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
 	r = check_new(tm, id);
 	if (r)
 		goto out;
-	td = get_record(tm, origin);
+	td = dev_get_record(tm, origin);
 	if (IS_ERR(td)) {
 		r = PTR_ERR(td);
 		goto out;
@@ -497,311 +485,6 @@ int thin_meta_create_snap(struct thin_meta *tm, u32 id, u32 origin)
 out:
 	meta_end_change(tm, r);
 	return r;
-}
-
-/* ---- deleting ---- */
-
-static int remove_own_leaves(struct thin_dev *td, u64 *key, struct disk_node *leaf)
-{
-	struct thin_meta *tm = td->tm;
-	bool from_start = !*key;
-	u32 nr, i;
-	int r = 0;
-
-	bt_prefetch_leaves(&tm->mapping, td->root, *key, U64_MAX, true, REMOVE_AHEAD_LEAVES);
-	for (i = 0; i < REMOVE_STEP_LEAVES && (!i || !meta_is_short(tm)); i++) {
-		r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
-		if (r == -ENODATA && !from_start) {
-			/* Others may have left it their share of leaves that were passed. */
-			from_start = true;
-			*key = 0;
-			r = bt_seek_own_leaf(&tm->mapping, td->root, key, leaf);
-		}
-		if (r)
-			break;
-		nr = meta_room_to_drop(td, leaf);
-		if (!nr)
-			return i ? 0 : -EAGAIN;
-		r = bt_remove_leaf(&tm->mapping, &td->root, bt_key(leaf, 0),
-				   bt_key(leaf, nr - 1) + 1, key, &nr);
-		if (r)
-			break;
-		td->mapped_blocks -= min_t(u64, nr, td->mapped_blocks);
-	}
-	/* Also of the last key there can be, which no range ends behind. */
-	return r == -ENODATA ? 1 : r;
-}
-
-/*
- * Some of the leaves that are its own less, from *@key on.  Returns 1 when all are
- * gone: what is left is shared and goes with the device's entry.  -EAGAIN: not without
- * more metadata, of which a commit may give some.
- */
-static int delete_step(struct thin_dev *td, u64 *key)
-{
-	struct thin_meta *tm = td->tm;
-	unsigned long page;
-	u32 count;
-	int r;
-
-	page = __get_free_page(GFP_NOIO);
-	if (!page)
-		return -ENOMEM;
-	meta_mutate(tm);
-	r = dev_own_path(td);
-	if (r)
-		goto out;
-	dev_note_change(td);
-	r = tm_count(&tm->tm, td->root, &count);
-	if (!r)
-		r = count > 1 ? 1 : remove_own_leaves(td, key, (struct disk_node *)page);
-out:
-	free_page(page);
-	return r;
-}
-
-static int finish_delete(struct thin_dev *td)
-{
-	struct thin_meta *tm = td->tm;
-	int r;
-
-	r = bt_remove(&tm->details, &tm->details_root, td->id);
-	if (!r)
-		r = bt_remove(&tm->top, &tm->top_root, td->id);
-	if (!r)
-		r = bt_delete(&tm->mapping, td->root);
-	if (!r) {
-		td->changed = false;
-		td->gone = true;
-		tm->needed = 0;
-	}
-	return r;
-}
-
-/*
- * Let others have the locks between two steps, unless in a @hurry, and commit if
- * it is time.  Returns with change_lock held, or an error without.
- */
-static int breathe(struct thin_meta *tm, bool hurry, bool commit)
-{
-	int r = 0;
-
-	commit |= meta_is_short(tm);
-	meta_end_change(tm, 0);
-	if (!hurry) {
-		cond_resched();
-		commit |= thin_meta_wants_commit(tm) || !READ_ONCE(tm->space.meta_free);
-	}
-	if (commit)
-		r = thin_meta_commit(tm);
-	return r ?: meta_begin_freeing(tm);
-}
-
-static int delete_record(struct thin_dev *td, bool (*stop_yielding)(void *arg), void *arg)
-{
-	struct thin_meta *tm = td->tm;
-	unsigned int refused = 0;
-	u64 key = 0;
-	int r;
-
-	while ((r = delete_step(td, &key)) != 1) {
-		refused = r == -EAGAIN ? refused + 1 : 0;
-		if (r && !refused)
-			return r;
-		r = breathe(tm, stop_yielding && stop_yielding(arg), refused);
-		if (r) {
-			/* Rolled back or made read-only by others meanwhile. */
-			mutex_lock(&tm->change_lock);
-			return -EIO;
-		}
-		/* It was not for want of a commit, nor of one that nobody got ahead of. */
-		if (refused > MAX_REFUSED)
-			return -ENOSPC;
-	}
-	return finish_delete(td);
-}
-
-/**
- * thin_meta_delete() - delete a device
- * @tm: the pool
- * @id: its number
- * @stop_yielding: asked between steps; from when it says true a commit is made
- *	only where metadata is short and others get the locks only by chance.
- *	NULL: never
- * @arg: for @stop_yielding
- *
- * Works in bounded steps and lets others change the pool between them; may
- * commit.  After a crash on the way the device is there with fewer mappings.
- *
- * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM
- * without any change; -ENOSPC when there is not enough metadata for the rest of it: the
- * device has fewer mappings then; otherwise an error, and the transaction is rolled back
- * unless others have made the pool read-only.
- */
-int thin_meta_delete(struct thin_meta *tm, u32 id, bool (*stop_yielding)(void *arg), void *arg)
-{
-	struct thin_dev *td;
-	int r = meta_begin_freeing(tm);
-
-	if (r)
-		return r;
-	td = xa_load(&tm->devs, id);
-	if (td && (td->deleting || (td->open_count && !td->gone))) {
-		r = -EBUSY;
-		goto out;
-	}
-	td = get_record(tm, id);
-	if (IS_ERR(td)) {
-		r = PTR_ERR(td);
-		goto out;
-	}
-	td->deleting = true;
-	r = delete_record(td, stop_yielding, arg);
-	/* Nothing of it is under way then. */
-	if (r != -ENOSPC || tm->mutating)
-		r = hide(r);
-	td->deleting = false;
-out:
-	meta_end_change(tm, r);
-	return r;
-}
-
-/* ---- the snapshot of the metadata (format 8) ---- */
-
-static int copy_superblock(struct thin_meta *tm)
-{
-	struct disk_superblock *copy;
-	void *data;
-	u64 block;
-	int r;
-
-	meta_mutate(tm);
-	r = tm_new(&tm->tm, PD_SUPERBLOCK, &block, &data);
-	if (!r)
-		r = tm_inc(&tm->tm, tm->top_root);
-	if (!r)
-		r = tm_inc(&tm->tm, tm->details_root);
-	if (r)
-		return r;
-	copy = data;
-	*copy = tm->sb;
-	copy->held_root = 0;
-	memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
-	memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
-	WRITE_ONCE(tm->held_root, block);
-	return 0;
-}
-
-/**
- * thin_meta_reserve_snap() - commit, then keep this state readable for user space
- * @tm: the pool
- *
- * The caller commits again to make the snapshot durable.
- *
- * Return: 0; -EBUSY (there is one), -ENOSPC, -EPERM without any change;
- * otherwise an error, and the transaction is rolled back.
- */
-int thin_meta_reserve_snap(struct thin_meta *tm)
-{
-	int r;
-
-	mutex_lock(&tm->commit_lock);
-	r = meta_begin_change(tm);
-	if (r)
-		goto out;
-	if (tm->held_root)
-		r = -EBUSY;
-	else if (!tm->space.meta_free)
-		r = -ENOSPC;
-	/* change_lock stays held: no change comes between the commit and the copy. */
-	if (!r)
-		r = hide(meta_commit_locked(tm));
-	if (!r)
-		r = hide(copy_superblock(tm));
-	meta_end_change(tm, r);
-out:
-	mutex_unlock(&tm->commit_lock);
-	return r;
-}
-
-static int read_held(struct thin_meta *tm, u64 *top_root, u64 *details_root)
-{
-	const struct disk_superblock *copy;
-	struct pd_read read;
-	int r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
-
-	if (r)
-		return r;
-	copy = read.data;
-	*top_root = le64_to_cpu(copy->data_mapping_root);
-	*details_root = le64_to_cpu(copy->device_details_root);
-	tm_put(&read);
-	return 0;
-}
-
-static int release_snap(struct thin_meta *tm, u64 top_root, u64 details_root)
-{
-	bool freed;
-	int r;
-
-	meta_mutate(tm);
-	r = bt_delete(&tm->held_top, top_root);
-	if (!r)
-		r = bt_delete(&tm->details, details_root);
-	if (!r)
-		r = tm_dec(&tm->tm, tm->held_root, &freed);
-	if (!r) {
-		WRITE_ONCE(tm->held_root, 0);
-		tm->needed = 0;
-	}
-	return r;
-}
-
-/**
- * thin_meta_release_snap() - let the metadata snapshot go
- * @tm: the pool
- *
- * Return: 0; -EINVAL (there is none), -ENOSPC (not with the metadata that is
- * left), -EPERM, all without any change; otherwise an error, and the transaction is
- * rolled back if anything had changed.
- */
-int thin_meta_release_snap(struct thin_meta *tm)
-{
-	u64 top_root = 0, details_root = 0;
-	int r = meta_begin_freeing(tm);
-
-	if (r)
-		return r;
-	if (!tm->held_root) {
-		r = -EINVAL;
-		goto out;
-	}
-	if (tm->access != THIN_META_WRITABLE && !meta_can_lay_out(tm)) {
-		r = -ENOSPC;
-		goto out;
-	}
-	r = read_held(tm, &top_root, &details_root);
-	if (!r)
-		r = release_snap(tm, top_root, details_root);
-	r = hide(r);
-out:
-	meta_end_change(tm, r);
-	return r;
-}
-
-/**
- * thin_meta_held_root() - where the metadata snapshot is
- * @tm: the pool
- * @mblock: set to its block, 0 for none
- *
- * Takes no lock.
- *
- * Return: 0, or -EIO after a failed abort.
- */
-int thin_meta_held_root(struct thin_meta *tm, u64 *mblock)
-{
-	*mblock = READ_ONCE(tm->held_root);
-	return thin_meta_failed(tm) ? -EIO : 0;
 }
 
 /* ---- what a device knows of itself ---- */

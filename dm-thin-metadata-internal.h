@@ -60,6 +60,7 @@
  * @time: snapshot clock
  * @trans_id: the user's transaction id
  * @held_root: block of the metadata snapshot, 0 for none
+ * @releasing: it is being let go
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
  * @top: kind of the top-level tree
@@ -118,6 +119,7 @@ struct thin_meta {
 	u32 time;
 	u64 trans_id;
 	u64 held_root;
+	bool releasing;
 	u64 top_root;
 	u64 details_root;
 
@@ -196,6 +198,27 @@ struct thin_dev {
 	u32 snapshotted_time;
 };
 
+/**
+ * struct meta_tree - the tree of a device, or of its state in the metadata snapshot
+ * @tm: its pool
+ * @top_root: root of the top level that has it
+ * @id: its number there
+ * @root: its root, perhaps newer than what the top level says
+ */
+struct meta_tree {
+	struct thin_meta *tm;
+	u64 top_root;
+	u64 id;
+	u64 root;
+};
+
+static inline struct meta_tree dev_tree(const struct thin_dev *td)
+{
+	return (struct meta_tree){
+		.tm = td->tm, .top_root = td->tm->top_root, .id = td->id, .root = td->root,
+	};
+}
+
 static inline bool dev_is_unread(const struct thin_dev *td)
 {
 	/* Pairs with the release when a record has been read back: all of it is there then. */
@@ -210,6 +233,7 @@ int meta_begin_change(struct thin_meta *tm);
 int meta_begin_freeing(struct thin_meta *tm);
 void meta_mutate(struct thin_meta *tm);
 void meta_end_change(struct thin_meta *tm, int error);
+int meta_hide(int r);
 int meta_begin_read(struct thin_meta *tm, bool may_block);
 void meta_end_read(struct thin_meta *tm);
 
@@ -225,11 +249,10 @@ u64 meta_reserve(u64 nr_mblocks);
 u64 meta_raw_free(struct thin_meta *tm);
 bool meta_has_room(struct thin_dev *td, u64 vblock);
 bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend);
-u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf);
+u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf);
 bool meta_has_much(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
 bool meta_must_commit(struct thin_meta *tm);
-bool meta_can_lay_out(struct thin_meta *tm);
 
 /* dm-thin-metadata-cache.c */
 void dev_cache_init(struct thin_dev *td);
@@ -244,6 +267,12 @@ void dev_cache_clear(struct thin_dev *td, u64 vbegin, u64 vend);
 /* dm-thin-metadata-tree.c */
 void meta_init_trees(struct thin_meta *tm);
 
+/* dm-thin-metadata-drop.c */
+int meta_drop_own_leaves(struct meta_tree *tree, u64 *key, struct disk_node *page, u32 *leaves,
+			 u64 *mappings);
+int meta_drop_in_steps(struct thin_meta *tm, int (*step)(void *state), void *state,
+		       bool (*stop_yielding)(void *arg), void *arg);
+
 /* dm-thin-metadata-dev.c */
 int dev_write_changed(struct thin_meta *tm);
 void dev_drop_caches(struct thin_meta *tm);
@@ -251,6 +280,7 @@ void dev_reload_all(struct thin_meta *tm);
 int dev_reload(struct thin_dev *td);
 void dev_mark_rolled_back(struct thin_meta *tm, u64 seq);
 void dev_sweep(struct thin_meta *tm);
+struct thin_dev *dev_get_record(struct thin_meta *tm, u32 id);
 int dev_own_path(struct thin_dev *td);
 void dev_note_change(struct thin_dev *td);
 void dev_free_all(struct thin_meta *tm);

@@ -107,18 +107,6 @@ bool meta_must_commit(struct thin_meta *tm)
 	return (tm->changed || tm->in_flight) && meta_is_short(tm);
 }
 
-/**
- * meta_can_lay_out() - is there room to commit whatever a change does to the counts
- * @tm: the pool, change_lock held
- *
- * Return: true when every bitmap of both maps could get a new place.
- */
-bool meta_can_lay_out(struct thin_meta *tm)
-{
-	return meta_raw_free(tm) > sm_largest_layout(&tm->data_sm, U64_MAX, 0) +
-				   sm_largest_layout(&tm->meta_sm, U64_MAX, 0) + MIN_MARGIN;
-}
-
 /* ---- one part of a change ---- */
 
 /* What values of a leaf may take if all their counts change. */
@@ -143,25 +131,26 @@ static u64 values_cost(const struct thin_meta *tm, const struct disk_node *leaf,
 	return bitmaps + min3((u64)nr, 2 * windows, tm->part_blocks - tm->part_bitmaps);
 }
 
-/* Counts of the nodes of a device tell of all users only if the way to its root is its own. */
-static bool is_own_leaf(struct thin_dev *td, u64 key)
+/* Counts of the nodes of a tree tell of all users only if the way to its root is its own. */
+static bool is_own_leaf(const struct meta_tree *tree, u64 key)
 {
-	struct thin_meta *tm = td->tm;
+	struct thin_meta *tm = tree->tm;
 
-	return bt_is_own_leaf(&tm->top, tm->top_root, td->id) &&
-	       bt_is_own_leaf(&tm->mapping, td->root, key);
+	return bt_is_own_leaf(&tm->top, tree->top_root, tree->id) &&
+	       bt_is_own_leaf(&tm->mapping, tree->root, key);
 }
 
 /* What changing the leaf where @key is, or would be, takes: nothing if it need not be copied. */
-static u64 copy_cost(struct thin_dev *td, u64 key)
+static u64 copy_cost(const struct meta_tree *tree, u64 key)
 {
 	struct bt_leaf leaf;
 	u64 cost;
 
 	/* Who cannot read it comes upon that soon enough. */
-	if (is_own_leaf(td, key) || bt_find_leaf(&td->tm->mapping, td->root, key, true, &leaf))
+	if (is_own_leaf(tree, key) ||
+	    bt_find_leaf(&tree->tm->mapping, tree->root, key, true, &leaf))
 		return 0;
-	cost = values_cost(td->tm, leaf.node, 0, bt_nr(leaf.node));
+	cost = values_cost(tree->tm, leaf.node, 0, bt_nr(leaf.node));
 	bt_put_leaf(&leaf);
 	return cost;
 }
@@ -171,16 +160,16 @@ static u64 copy_cost(struct thin_dev *td, u64 key)
  * whole costs its values if no other tree has it, and is not merged; of another's a copy
  * is made.
  */
-static u64 remove_cost(struct thin_dev *td, u64 vbegin, u64 vend)
+static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
 {
-	struct thin_meta *tm = td->tm;
+	struct thin_meta *tm = tree->tm;
 	u64 own_cost, whole_cost, low, bound;
 	u32 all, left, least;
 	struct bt_leaf leaf;
 	bool last;
 	s32 end;
 
-	if (bt_seek(&tm->mapping, td->root, vbegin, true, &leaf))
+	if (bt_seek(&tm->mapping, tree->root, vbegin, true, &leaf))
 		return 0;
 	all = bt_nr(leaf.node);
 	least = le32_to_cpu(leaf.node->max_entries) / 3;
@@ -200,10 +189,11 @@ static u64 remove_cost(struct thin_dev *td, u64 vbegin, u64 vend)
 
 	/* Of a tree that is one leaf even that is copied first. */
 	if (!left)
-		return is_own_leaf(td, vbegin) || (!low && last) ? whole_cost : 1;
+		return is_own_leaf(tree, vbegin) || (!low && last) ? whole_cost : 1;
 	if (left < least)
-		own_cost += max(low ? copy_cost(td, low - 1) : 0, last ? 0 : copy_cost(td, bound));
-	return is_own_leaf(td, vbegin) ? own_cost : own_cost + whole_cost;
+		own_cost += max(low ? copy_cost(tree, low - 1) : 0,
+				last ? 0 : copy_cost(tree, bound));
+	return is_own_leaf(tree, vbegin) ? own_cost : own_cost + whole_cost;
 }
 
 /* The most that a part of a change can take; known until the next layout. */
@@ -257,7 +247,9 @@ static bool has_room(struct thin_meta *tm, u64 cost)
  */
 bool meta_has_room(struct thin_dev *td, u64 vblock)
 {
-	return has_plenty(td->tm) || has_room(td->tm, copy_cost(td, vblock));
+	struct meta_tree tree = dev_tree(td);
+
+	return has_plenty(td->tm) || has_room(td->tm, copy_cost(&tree, vblock));
 }
 
 /**
@@ -270,28 +262,30 @@ bool meta_has_room(struct thin_dev *td, u64 vblock)
  */
 bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
 {
-	return has_plenty(td->tm) || has_room(td->tm, remove_cost(td, vbegin, vend));
+	struct meta_tree tree = dev_tree(td);
+
+	return has_plenty(td->tm) || has_room(td->tm, remove_cost(&tree, vbegin, vend));
 }
 
 /**
  * meta_room_to_drop() - how much of a leaf can be removed
- * @td: the device, its pool's change_lock held
- * @leaf: a leaf of the device's own
+ * @tree: the tree, its pool's change_lock held
+ * @leaf: a leaf of its own
  *
  * Where there is not enough metadata for the whole leaf a part of it may go.
  *
  * Return: how many of its entries, from the first on; 0 for none: a commit may help.
  */
-u32 meta_room_to_drop(struct thin_dev *td, const struct disk_node *leaf)
+u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf)
 {
-	struct thin_meta *tm = td->tm;
+	struct thin_meta *tm = tree->tm;
 	u32 nr = bt_nr(leaf);
 	u64 raw;
 
 	if (has_plenty(tm))
 		return nr;
 	raw = meta_raw_free(tm);
-	while (nr && raw < needed_for(tm, remove_cost(td, bt_key(leaf, 0),
+	while (nr && raw < needed_for(tm, remove_cost(tree, bt_key(leaf, 0),
 						      bt_key(leaf, nr - 1) + 1)))
 		nr /= 2;
 	return nr;

@@ -226,6 +226,29 @@ void meta_end_change(struct thin_meta *tm, int error)
 }
 
 /**
+ * meta_hide() - an error of a change that is under way
+ * @r: what went wrong below, or 0
+ *
+ * What the checks before a change promise to mean "no change" must not come from deeper down.
+ *
+ * Return: the errno to pass up.
+ */
+int meta_hide(int r)
+{
+	switch (r) {
+	case -EEXIST:
+	case -ENODATA:
+	case -EBUSY:
+	case -EINVAL:
+	case -ENOSPC:
+	case -EPERM:
+		return -EIO;
+	default:
+		return r;
+	}
+}
+
+/**
  * meta_begin_read() - take the lock for reading
  * @tm: the pool
  * @may_block: false: only if it is to be had now

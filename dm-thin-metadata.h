@@ -145,7 +145,7 @@ int thin_meta_set_transaction_id(struct thin_meta *tm, u64 current_id, u64 new_i
 u64 thin_meta_transaction_id(struct thin_meta *tm);
 
 int thin_meta_reserve_snap(struct thin_meta *tm);
-int thin_meta_release_snap(struct thin_meta *tm);
+int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg), void *arg);
 int thin_meta_held_root(struct thin_meta *tm, u64 *mblock);
 
 /**

@@ -89,7 +89,7 @@ static int reserve_metadata_snap(struct pool *pool, char **argv)
 
 static int release_metadata_snap(struct pool *pool, char **argv)
 {
-	return thin_meta_release_snap(pool->tm);
+	return thin_meta_release_snap(pool->tm, being_suspended, pool);
 }
 
 struct message {

@@ -156,7 +156,7 @@ static void change(struct thin_meta *tm, u32 id, u32 other, struct rng *rng)
 		sane(thin_meta_reserve_snap(tm), "thin_meta_reserve_snap");
 		break;
 	case 5:
-		sane(thin_meta_release_snap(tm), "thin_meta_release_snap");
+		sane(thin_meta_release_snap(tm, NULL, NULL), "thin_meta_release_snap");
 		break;
 	case 6:
 		v = thin_meta_data_blocks(tm);

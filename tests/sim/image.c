@@ -291,7 +291,7 @@ static int refused(void)
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
 	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
 	must(thin_meta_create_thin(tm, 4), "create_thin");
-	r = thin_meta_release_snap(tm);
+	r = thin_meta_release_snap(tm, NULL, NULL);
 	if (!r || thin_meta_rolled_back(tm))
 		sim_fail("release of a metadata snapshot that cannot be read: error %d, and what was open is %s", r,
 			 thin_meta_rolled_back(tm) ? "lost" : "there");
@@ -300,7 +300,7 @@ static int refused(void)
 	disk_poke(d, root, copy);
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
 	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
-	must(thin_meta_release_snap(tm), "release_snap");
+	must(thin_meta_release_snap(tm, NULL, NULL), "release_snap");
 	must(thin_meta_close(tm), "close");
 	if (sim_live_allocs)
 		sim_fail("%ld allocations are left behind", sim_live_allocs);

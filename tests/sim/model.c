@@ -101,6 +101,7 @@ struct state *state_new(void)
 	struct state *s = must(calloc(1, sizeof(*s)));
 
 	s->refs = must(calloc(1, sizeof(*s->refs)));
+	s->half_gone = ~0ULL;
 	return s;
 }
 
@@ -268,6 +269,105 @@ void state_hold(struct state *s)
 	for (i = 0; i < s->snap.nr; i++)
 		ref_set(s, s->snap.d[i].set);
 	s->held = true;
+	s->half_gone = ~0ULL;
+}
+
+/* Is it what @left is left of? */
+static bool has_all(const struct mdev *d, const struct check_dev *left)
+{
+	const struct mapset *set = d->set;
+	size_t i, k = 0;
+
+	if (d->stime != left->stime || d->ctime != left->ctime || d->trans != left->trans)
+		return false;
+	for (i = 0; i < set->nr && k < left->nr; i++)
+		k += left->maps[k].v == set->m[i].v && left->maps[k].b == set->m[i].b && left->maps[k].t == set->m[i].t;
+	return k == left->nr;
+}
+
+static void drop_held(struct state *s, struct mdev *d, state_freed_fn freed, void *arg)
+{
+	unref_set(s, d->set, freed, arg);
+	set_put(d->set);
+	s->snap.nr--;
+	memmove(d, d + 1, (s->snap.d + s->snap.nr - d) * sizeof(*d));
+}
+
+static void half_gone(struct state *s, struct mdev *d, const struct check_dev *half, state_freed_fn freed, void *arg)
+{
+	struct mapset *set = set_own(d);
+	struct mdev moved;
+	size_t i, k = 0, n = 0;
+
+	for (i = 0; i < set->nr; i++) {
+		if (k < half->nr && half->maps[k].v == set->m[i].v) {
+			k++;
+			set->m[n++] = set->m[i];
+		} else {
+			unref(s, set->m[i].b, freed, arg);
+		}
+	}
+	set->nr = n;
+	d->id = half->id;
+	s->half_gone = half->id;
+	/* To where its new number belongs. */
+	for (moved = *d; d + 1 < s->snap.d + s->snap.nr && d[1].id < moved.id; d++)
+		d[0] = d[1];
+	*d = moved;
+}
+
+static struct mdev *held_dev(struct state *s, u64 id)
+{
+	size_t i;
+
+	for (i = 0; i < s->snap.nr; i++)
+		if (s->snap.d[i].id == id)
+			return &s->snap.d[i];
+	return NULL;
+}
+
+/*
+ * The snapshot is being let go: devices have gone whole, or are there whole; but that one of
+ * them may be half gone, under a number that no device had.
+ */
+void state_release_some(struct state *s, const struct check_side *left, state_freed_fn freed, void *arg)
+{
+	const struct check_dev *half = NULL;
+	struct mdev *d, *was = NULL;
+	size_t i, k;
+
+	for (k = 0; k < left->nr; k++) {
+		d = held_dev(s, left->devs[k].id);
+		if (d && d->id != s->half_gone)
+			continue;
+		if (!d && state_dev(s, left->devs[k].id))
+			sim_fail("what is half gone has the number of device %llu", left->devs[k].id);
+		if (half)
+			sim_fail("two devices of the metadata snapshot are half gone");
+		half = &left->devs[k];
+		/* Or another has the number by now. */
+		was = d && has_all(d, half) ? d : NULL;
+	}
+	for (i = s->snap.nr; i--; ) {
+		d = &s->snap.d[i];
+		for (k = 0; k < left->nr && (&left->devs[k] == half || left->devs[k].id != d->id); k++)
+			;
+		if (k < left->nr || d == was)
+			continue;
+		if (half && !was && d->id != half->id && has_all(d, half)) {
+			was = d;
+			continue;
+		}
+		drop_held(s, d, freed, arg);
+		/* Those behind it have moved. */
+		if (was && was > d)
+			was--;
+	}
+	if (!half)
+		return;
+	if (!was)
+		sim_fail("the metadata snapshot has half of a device that was not there");
+	half_gone(s, was, half, freed, arg);
 }
 
 void state_release(struct state *s, state_freed_fn freed, void *arg)

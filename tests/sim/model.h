@@ -34,6 +34,8 @@ struct state {
 	struct mdevs live;
 	bool held;
 	struct mdevs snap;
+	/* number of what is left of a device of the metadata snapshot, which is being let go; ~0 for none */
+	u64 half_gone;
 	u32 time;
 	u64 trans_id;
 	bool needs_check;
@@ -60,6 +62,7 @@ void state_rewrite(struct state *s, struct mdev *dev, u64 v, u64 write);
 void state_remove(struct state *s, struct mdev *dev, u64 begin, u64 end, state_freed_fn freed, void *arg);
 void state_hold(struct state *s);
 void state_release(struct state *s, state_freed_fn freed, void *arg);
+void state_release_some(struct state *s, const struct check_side *left, state_freed_fn freed, void *arg);
 
 const struct mapping *mapset_find(const struct mapset *set, u64 v);
 /* Index of the first mapping with a key >= v. */

@@ -41,27 +41,48 @@ void op_snap(struct world *w, u32 id, u32 origin)
 	settle(w, "thin_meta_create_snap");
 }
 
-struct yield {
-	struct world *w;
-	u32 id;
-	int nr;
-};
-
 static bool stop_yielding(void *arg)
 {
-	struct yield *y = arg;
+	int *nr = arg;
 
-	y->nr++;
-	return y->nr > 3;
+	++*nr;
+	return *nr > 3 && !world_now->between;
+}
+
+void (*sim_pause)(void);
+
+/* The locks are free here: others may do what they like. */
+static void pause_here(void)
+{
+	struct world *w = world_now;
+
+	sim_pause = NULL;
+	w->sync(w);
+	w->between(w);
+	w->sync(w);
+	sim_pause = pause_here;
+}
+
+static void let_pass(struct world *w, void (*sync)(struct world *w))
+{
+	w->sync = sync;
+	if (w->between)
+		sim_pause = pause_here;
+}
+
+static void let_pass_end(struct world *w)
+{
+	sim_pause = NULL;
+	w->sync(w);
 }
 
 /*
  * A long delete commits on its way.  Which mappings are gone by then only the
  * image knows; it must be some of the device's, and all else as it was.
  */
-static void sync_deleted(struct world *w, u32 id)
+static void sync_deleted(struct world *w)
 {
-	struct mdev *dev = state_dev(w->open, id);
+	struct mdev *dev = state_dev(w->open, w->deleted);
 	const struct check_dev *c = NULL;
 	struct check_result res;
 	size_t i, k = 0, n;
@@ -72,7 +93,7 @@ static void sync_deleted(struct world *w, u32 id)
 	if (check_image(w->disk, &res, 0))
 		sim_fail("thin_meta_delete committed, the image is wrong: %s", res.err);
 	for (i = 0; i < res.live.nr; i++)
-		if (res.live.devs[i].id == id)
+		if (res.live.devs[i].id == w->deleted)
 			c = &res.live.devs[i];
 	if (!c)
 		sim_fail("thin_meta_delete committed the end of its work");
@@ -96,14 +117,16 @@ static void sync_deleted(struct world *w, u32 id)
 void op_delete(struct world *w, u32 id)
 {
 	bool there = state_dev(w->open, id);
-	struct yield y = { w, id, 0 };
-	int r;
+	int r, asked = 0;
 
 	note_op(w, "delete %u", id);
 	world_close_dev(w, id);
-	r = thin_meta_delete(w->tm, id, stop_yielding, &y);
+	w->deleted = id;
 	if (there)
-		sync_deleted(w, id);
+		let_pass(w, sync_deleted);
+	r = thin_meta_delete(w->tm, id, stop_yielding, &asked);
+	if (there)
+		let_pass_end(w);
 	if (!there) {
 		if (r != -ENODATA && survived(w, "thin_meta_delete", r))
 			sim_fail("delete of the absent device %u: error %d", id, r);
@@ -503,13 +526,34 @@ void op_hold(struct world *w)
 		op_commit(w);
 }
 
+/* A long release commits on its way, as a long delete does. */
+static void sync_released(struct world *w)
+{
+	struct check_result res;
+
+	if (w->flying || w->lost || w->disk->nr_super_writes == w->supers_seen)
+		return;
+	if (check_image(w->disk, &res, 0))
+		sim_fail("thin_meta_release_snap committed, the image is wrong: %s", res.err);
+	if (!res.held_root)
+		sim_fail("thin_meta_release_snap committed the end of its work");
+	stats.partial += !!side_differs(&w->open->snap, &res.held);
+	state_release_some(w->open, &res.held, note_freed, w);
+	check_free(&res);
+	settle(w, "thin_meta_release_snap");
+}
+
 void op_release_hold(struct world *w)
 {
 	bool held = w->open->held;
-	int r;
+	int r, asked = 0;
 
 	note_op(w, "release_metadata_snap");
-	r = thin_meta_release_snap(w->tm);
+	if (held)
+		let_pass(w, sync_released);
+	r = thin_meta_release_snap(w->tm, stop_yielding, &asked);
+	if (held)
+		let_pass_end(w);
 	if (!held) {
 		if (r != -EINVAL && survived(w, "thin_meta_release_snap", r))
 			sim_fail("thin_meta_release_snap of nothing: error %d", r);

@@ -57,7 +57,7 @@ static void hang(int sig)
 
 static void print_stats(void)
 {
-	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu times with no metadata left, %llu retries, %llu failures made to happen, %llu deletes in several commits, %llu stale inserts, %llu blocks taken over\n",
+	printf("sim: %llu operations, %llu commits, all checked; %llu inserts, %llu removals, %llu snapshots, %llu metadata snapshots, %llu resizes, %llu reopens, %llu aborts, %llu times out of space, %llu times with no metadata left, %llu retries, %llu failures made to happen, %llu deletes or releases in several commits, %llu stale inserts, %llu blocks taken over\n",
 	       stats.ops, stats.commits, stats.inserts, stats.removed, stats.snaps, stats.holds, stats.resizes,
 	       stats.reopens, stats.aborts, stats.nospace, stats.full, stats.again, stats.faults, stats.partial, stats.stale,
 	       stats.takeovers);
@@ -74,7 +74,7 @@ static void usage(FILE *f)
 		   "       sim --all-faults [--seeds A-B] [--ops N] | --sweep SEED:STEP:FAULT:N\n"
 		   "       sim --hostile [--seeds A-B] | --hostile --seed N --only MUTATION | --hostile-file FILE [--only MUTATION]\n"
 		   "       sim --takeover\n"
-		   "       sim --flood | --shortage [--seeds A-B]\n"
+		   "       sim --flood | --shortage | --steps [--seeds A-B]\n"
 		   "       sim --work KIND\n"
 		   "       sim --fuzz-corpus DIR [FILE...]\n"
 		   "       sim --image FILE ...      (see --image --help)\n");
@@ -128,6 +128,11 @@ int main(int argc, char **argv)
 		if (!strcmp(a, "--flood")) {
 			per_seed = flood;
 			print = flood_print;
+			continue;
+		}
+		if (!strcmp(a, "--steps")) {
+			per_seed = steps;
+			print = steps_print;
 			continue;
 		}
 		if (!strcmp(a, "--shortage")) {

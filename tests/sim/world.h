@@ -109,6 +109,10 @@ struct world {
 	u32 writer;
 	u64 writer_v;
 	u64 max_vblock;
+	/* what others do while a delete or a release lets them, and that it looks first what these have committed */
+	void (*between)(struct world *w);
+	void (*sync)(struct world *w);
+	u32 deleted;
 };
 
 extern struct world *world_now;
@@ -189,6 +193,9 @@ void beside_forget(struct world *w);
 void beside_land(struct world *w);
 void flood(u64 seed);
 void flood_print(void);
+/* steps.c */
+void steps(u64 seed);
+void steps_print(void);
 /* shortage.c */
 void shortage(u64 seed);
 void shortage_print(void);

@@ -67,6 +67,8 @@ extern struct rng sim_pass_rng;
 void sim_fork(void (*fn)(void *arg), void *arg);
 void sim_pass(void);
 void sim_may_pass(void);
+/* What happens where the layer lets others pass; NULL for nothing. */
+extern void (*sim_pause)(void);
 void sim_wait(const char *what);
 /* What sim_wait() was for has come. */
 void sim_waited(void);

@@ -3,7 +3,7 @@
 #define SIM_LINUX_SCHED_H
 #include <linux/kernel.h>
 #include "../simcore.h"
-#define cond_resched() ({ might_sleep(); sim_may_pass(); 0; })
+#define cond_resched() ({ might_sleep(); sim_may_pass(); if (sim_pause) sim_pause(); 0; })
 #define need_resched() false
 #define schedule() might_sleep()
 #endif
