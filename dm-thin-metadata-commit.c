@@ -84,6 +84,7 @@ void meta_settle(struct thin_meta *tm)
 
 	tm->in_flight = NULL;
 	tm->sb = tm->new_sb;
+	WRITE_ONCE(tm->held_told, le64_to_cpu(tm->sb.held_root));
 	tm->sb_sent = false;
 	sm_settle(&tm->meta_sm);
 	set->seq = tm->in_flight_seq;

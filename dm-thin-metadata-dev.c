@@ -15,7 +15,6 @@
 #include <linux/err.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
-#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 

@@ -195,7 +195,7 @@ static int delete_step(void *state)
  * Works in bounded steps and lets others change the pool between them; may
  * commit.  After a crash on the way the device is there with fewer mappings.
  *
- * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM, -ENOMEM
+ * Return: 0; -ENODATA, -EBUSY (open, or already being deleted), -EPERM
  * without any change; -ENOSPC when there is not enough metadata for the rest of it: the
  * device has fewer mappings then; otherwise an error, and the transaction is rolled back
  * unless others have made the pool read-only.

@@ -7,12 +7,13 @@
  * maps.  What one hold of the locks cannot do is done in steps, as for deleting a device, and the
  * copy moves with each transaction.  Devices go one after another, and what is left of the
  * one that a step has not finished gets a number that no device has: who looks for a device in
- * the snapshot after a crash finds it whole, or not at all, rather than with holes.
+ * the snapshot after a crash finds it whole, or not at all, rather than with holes.  Until the
+ * next copy is on the disk the one that is there is told of.
  *
  * Counts below the copy's top level say "its alone" only along a path of its own: who asks them
  * comes down from its root through nodes with one user.
  *
- * Locking: as in dm-thin-metadata-drop.c; held_root may be read without a lock.
+ * Locking: as in dm-thin-metadata-drop.c; held_told may be read without a lock.
  */
 #include "dm-thin-metadata-internal.h"
 
@@ -46,7 +47,8 @@ static int copy_superblock(struct thin_meta *tm)
 	copy->held_root = 0;
 	memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
 	memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
-	WRITE_ONCE(tm->held_root, block);
+	tm->held_root = block;
+	WRITE_ONCE(tm->held_told, block);
 	return 0;
 }
 
@@ -106,9 +108,11 @@ struct release {
 	struct disk_node *leaf;
 };
 
-/* Is the copy there to be changed?  Asked before anything is. */
-static int check_copy(struct thin_meta *tm)
+/* Where the copy's trees are, and whether it is there to be changed; asked before anything is. */
+static int read_copy(struct release *rel)
 {
+	struct thin_meta *tm = rel->tm;
+	const struct disk_superblock *copy;
 	struct pd_read read;
 	u32 count;
 	int r;
@@ -122,9 +126,13 @@ static int check_copy(struct thin_meta *tm)
 		return -EILSEQ;
 	}
 	r = tm_read(&tm->tm, tm->held_root, PD_SUPERBLOCK, true, &read);
-	if (!r)
-		tm_put(&read);
-	return r;
+	if (r)
+		return r;
+	copy = read.data;
+	rel->top_root = le64_to_cpu(copy->data_mapping_root);
+	rel->details_root = le64_to_cpu(copy->device_details_root);
+	tm_put(&read);
+	return 0;
 }
 
 static int shadow_copy(struct thin_meta *tm, struct disk_superblock **copy)
@@ -137,41 +145,8 @@ static int shadow_copy(struct thin_meta *tm, struct disk_superblock **copy)
 	if (r)
 		return r;
 	*copy = data;
-	WRITE_ONCE(tm->held_root, block);
+	tm->held_root = block;
 	return 0;
-}
-
-/*
- * The next device, from @tree->id on, whose tree no other device and not the pool's own state
- * has.  Devices without one lose their share all at once.
- */
-static int seek_own_device(struct meta_tree *tree, struct disk_node *node)
-{
-	struct thin_meta *tm = tree->tm;
-	u32 i, count;
-	int r;
-
-	do {
-		r = bt_seek_own_leaf(&tm->top, tree->top_root, &tree->id, node);
-		if (r)
-			return r;
-		for (i = bt_search(node, tree->id); i < bt_nr(node); i++) {
-			tree->id = bt_key(node, i);
-			tree->root = bt_child(node, i);
-			r = tm_count(&tm->tm, tree->root, &count);
-			if (r || count == 1)
-				return r;
-		}
-	} while (++tree->id);
-	return -ENODATA;
-}
-
-static int remove_entries(struct release *rel, u64 id)
-{
-	struct thin_meta *tm = rel->tm;
-	int r = bt_remove(&tm->top, &rel->top_root, id);
-
-	return r ?: bt_remove(&tm->details, &rel->details_root, id);
 }
 
 /* The highest number that no device has. */
@@ -186,12 +161,22 @@ static int choose_number(struct release *rel)
 		r = bt_lookup(&tm->top, rel->top_root, id, true, &value);
 		if (r == -ENODATA)
 			r = bt_lookup(&tm->top, tm->top_root, id, true, &value);
-		if (r) {
-			rel->half_gone = id;
-			return r == -ENODATA ? 0 : r;
-		}
+		if (r)
+			break;
 	}
-	return -ENOSPC;
+	rel->half_gone = id;
+	return r == -ENODATA ? 0 : r ?: -EOVERFLOW;
+}
+
+/* Entries of the top level and the details; a damaged snapshot may lack the latter. */
+static int remove_entries(struct release *rel, u64 id)
+{
+	struct thin_meta *tm = rel->tm;
+	int r = bt_remove(&tm->top, &rel->top_root, id);
+
+	if (!r)
+		r = bt_remove(&tm->details, &rel->details_root, id);
+	return r == -ENODATA ? 0 : r;
 }
 
 /* Another root, fewer mappings; its own number is given up. */
@@ -199,15 +184,16 @@ static int keep_rest(struct release *rel, const struct meta_tree *tree, u64 mapp
 {
 	struct thin_meta *tm = rel->tm;
 	__le64 value = cpu_to_le64(tree->root);
-	struct disk_details details;
+	struct disk_details details = { };
 	u64 mapped;
 	int r;
 
 	r = bt_lookup(&tm->details, rel->details_root, tree->id, true, &details);
-	if (r)
+	if (r && r != -ENODATA)
 		return r;
 	mapped = le64_to_cpu(details.mapped_blocks);
 	details.mapped_blocks = cpu_to_le64(mapped - min(mapped, mappings));
+	r = 0;
 	if (tree->id != rel->half_gone) {
 		r = choose_number(rel);
 		if (!r)
@@ -220,7 +206,7 @@ static int keep_rest(struct release *rel, const struct meta_tree *tree, u64 mapp
 	return r;
 }
 
-/* Only what is shared is left of it. */
+/* Of this device nothing is left that others do not have. */
 static int drop_rest(struct release *rel, const struct meta_tree *tree)
 {
 	int r = remove_entries(rel, tree->id);
@@ -231,43 +217,48 @@ static int drop_rest(struct release *rel, const struct meta_tree *tree)
 	return r ?: bt_delete(&rel->tm->mapping, tree->root);
 }
 
-static int drop_of_device(struct release *rel, struct meta_tree *tree)
+/*
+ * The device that is half gone, else the first one, of those in leaves of the top level that
+ * are the copy's own.  Each goes by itself, for two devices may be each other's only sharers.
+ */
+static int seek_device(struct release *rel, struct meta_tree *tree)
 {
-	u64 mappings;
+	struct thin_meta *tm = rel->tm;
 	int r;
 
-	r = meta_drop_own_leaves(tree, &rel->key, rel->leaf, &rel->done, &mappings);
-	if (r == 1)
-		return drop_rest(rel, tree);
-	if (!r && mappings)
-		return keep_rest(rel, tree, mappings);
+	tree->top_root = rel->top_root;
+	tree->id = rel->half_gone == NONE ? 0 : rel->half_gone;
+	r = bt_seek_own_leaf(&tm->top, rel->top_root, &tree->id, rel->page);
+	if (!r)
+		tree->root = bt_child(rel->page, bt_search(rel->page, tree->id));
 	return r;
 }
 
-/* Less of the devices; returns as meta_drop_own_leaves(). */
-static int drop_of_devices(struct release *rel)
+/* Fewer devices; returns as meta_drop_own_leaves(). */
+static int drop_devices(struct release *rel)
 {
 	struct thin_meta *tm = rel->tm;
-	struct meta_tree tree = { .tm = tm, .id = rel->half_gone };
-	bool from_start = false;
+	struct meta_tree tree = { .tm = tm };
+	u64 mappings;
 	u32 count;
 	int r;
 
-	r = tm_count(&tm->tm, rel->top_root, &count);
-	if (r || count > 1)
-		return r ?: 1;
 	while (rel->done < REMOVE_STEP_LEAVES && (!rel->done || !meta_is_short(tm))) {
-		tree.top_root = rel->top_root;
-		r = seek_own_device(&tree, rel->page);
-		if (r == -ENODATA && !from_start) {
-			/* What is half gone comes first, then all, also those that others left to it. */
-			from_start = true;
-			tree.id = 0;
-			continue;
-		}
+		if (!meta_has_room_for_entries(tm))
+			return rel->done ? 0 : -EAGAIN;
+		r = seek_device(rel, &tree);
 		if (r)
 			return r == -ENODATA ? 1 : r;
-		r = drop_of_device(rel, &tree);
+		r = tm_count(&tm->tm, tree.root, &count);
+		if (r)
+			return r;
+		if (count == 1) {
+			r = meta_drop_own_leaves(&tree, &rel->key, rel->leaf, &rel->done,
+						 &mappings);
+			if (r != 1)
+				return !r && mappings ? keep_rest(rel, &tree, mappings) : r;
+		}
+		r = drop_rest(rel, &tree);
 		if (r)
 			return r;
 	}
@@ -286,7 +277,8 @@ static int finish_release(struct release *rel)
 	if (!r)
 		r = tm_dec(&tm->tm, tm->held_root, &freed);
 	if (!r) {
-		WRITE_ONCE(tm->held_root, 0);
+		tm->held_root = 0;
+		WRITE_ONCE(tm->held_told, 0);
 		tm->needed = 0;
 	}
 	return r;
@@ -295,17 +287,26 @@ static int finish_release(struct release *rel)
 static int release_step(void *state)
 {
 	struct release *rel = state;
+	struct thin_meta *tm = rel->tm;
 	struct disk_superblock *copy;
+	u32 count;
 	int r;
 
-	meta_mutate(rel->tm);
-	r = shadow_copy(rel->tm, &copy);
+	r = read_copy(rel);
+	if (!r)
+		r = tm_count(&tm->tm, rel->top_root, &count);
 	if (r)
 		return r;
-	rel->top_root = le64_to_cpu(copy->data_mapping_root);
-	rel->details_root = le64_to_cpu(copy->device_details_root);
+	if (count == 1 && !meta_has_room_for_entries(tm))
+		return -EAGAIN;
+	meta_mutate(tm);
+	if (count != 1)
+		return finish_release(rel) ?: 1;
+	r = shadow_copy(tm, &copy);
+	if (r)
+		return r;
 	rel->done = 0;
-	r = drop_of_devices(rel);
+	r = drop_devices(rel);
 	if (r == 1)
 		return finish_release(rel) ?: 1;
 	copy->data_mapping_root = cpu_to_le64(rel->top_root);
@@ -325,7 +326,7 @@ static int release(struct release *rel, bool (*stop_yielding)(void *arg), void *
 	else if (tm->releasing)
 		r = -EBUSY;
 	else
-		r = check_copy(tm);
+		r = read_copy(rel);
 	if (!r) {
 		tm->releasing = true;
 		r = meta_drop_in_steps(tm, release_step, rel, stop_yielding, arg);
@@ -345,12 +346,13 @@ static int release(struct release *rel, bool (*stop_yielding)(void *arg), void *
  * @arg: for @stop_yielding
  *
  * Works in bounded steps where it is large and lets others change the pool between them; may
- * commit.  After a crash on the way it is still there, with fewer devices.
+ * commit.  After a crash on the way it is still there, with fewer devices, and part of one
+ * perhaps under a number that no device had.
  *
- * Return: 0; -EINVAL (there is none), -EBUSY (it is being let go), -EPERM, -ENOMEM, or the errno
- * of reading it, all without any change; -ENOSPC when there is not enough metadata for
- * the rest of it: it is still there then; otherwise an error, and the transaction is
- * rolled back unless others have made the pool read-only.
+ * Return: 0; -EINVAL (there is none), -EBUSY (it is being let go), -EPERM, or the errno
+ * of reading the copy, all without any change; -ENOSPC when there is not enough metadata for
+ * the rest of it: as after a crash; otherwise an error, and the transaction is rolled back if
+ * anything had changed, unless others have made the pool read-only.
  */
 int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg), void *arg)
 {
@@ -367,7 +369,7 @@ int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg
 }
 
 /**
- * thin_meta_held_root() - where the metadata snapshot is
+ * thin_meta_held_root() - where the metadata snapshot is to be read
  * @tm: the pool
  * @mblock: set to its block, 0 for none
  *
@@ -377,6 +379,6 @@ int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg
  */
 int thin_meta_held_root(struct thin_meta *tm, u64 *mblock)
 {
-	*mblock = READ_ONCE(tm->held_root);
+	*mblock = READ_ONCE(tm->held_told);
 	return thin_meta_failed(tm) ? -EIO : 0;
 }

@@ -60,6 +60,7 @@
  * @time: snapshot clock
  * @trans_id: the user's transaction id
  * @held_root: block of the metadata snapshot, 0 for none
+ * @held_told: the same, but for what a release has moved and is not durable
  * @releasing: it is being let go
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
@@ -119,6 +120,7 @@ struct thin_meta {
 	u32 time;
 	u64 trans_id;
 	u64 held_root;
+	u64 held_told;
 	bool releasing;
 	u64 top_root;
 	u64 details_root;
@@ -247,8 +249,8 @@ void meta_count_space(struct thin_meta *tm);
 /* dm-thin-metadata-room.c */
 u64 meta_reserve(u64 nr_mblocks);
 u64 meta_raw_free(struct thin_meta *tm);
-bool meta_has_room(struct thin_dev *td, u64 vblock);
-bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend);
+bool meta_has_room(struct thin_meta *tm);
+bool meta_has_room_for_entries(struct thin_meta *tm);
 u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf);
 bool meta_has_much(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);

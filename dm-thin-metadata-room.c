@@ -8,6 +8,9 @@
  * that finds no place for them rolls back all it has, so each part of a change is
  * asked for here before it begins; what cannot be had ends in a mode.
  *
+ * What may make a pool larger is asked for more than any part needs.  So those that let go of
+ * something, which need at most that much for each part, can always go on.
+ *
  * Locking: change_lock, which keeps trees and counts as they are.
  */
 #include "dm-thin-metadata-internal.h"
@@ -156,44 +159,27 @@ static u64 copy_cost(const struct meta_tree *tree, u64 key)
 }
 
 /*
- * What removing the first mappings of a range takes, those in one leaf.  A leaf that goes
- * whole costs its values if no other tree has it, and is not merged; of another's a copy
- * is made.
+ * What taking the first values out of a leaf of its own takes.  One that goes whole is not
+ * merged with a neighbour.
  */
-static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
+static u64 drop_cost(const struct meta_tree *tree, const struct disk_node *leaf, u32 nr)
 {
 	struct thin_meta *tm = tree->tm;
-	u64 own_cost, whole_cost, low, bound;
-	u32 all, left, least;
-	struct bt_leaf leaf;
+	u64 cost = values_cost(tm, leaf, 0, nr);
+	u32 left = bt_nr(leaf) - nr;
+	struct bt_leaf at;
+	u64 low, bound;
 	bool last;
-	s32 end;
 
-	if (bt_seek(&tm->mapping, tree->root, vbegin, true, &leaf))
-		return 0;
-	all = bt_nr(leaf.node);
-	least = le32_to_cpu(leaf.node->max_entries) / 3;
-	end = bt_search(leaf.node, vend - 1) + 1;
-	if (end <= (s32)leaf.index) {
-		bt_put_leaf(&leaf);
-		return 0;
+	if (left && left < le32_to_cpu(leaf->max_entries) / 3 &&
+	    !bt_find_leaf(&tm->mapping, tree->root, bt_key(leaf, 0), true, &at)) {
+		low = at.low;
+		bound = at.bound;
+		last = at.last;
+		bt_put_leaf(&at);
+		cost += max(low ? copy_cost(tree, low - 1) : 0, last ? 0 : copy_cost(tree, bound));
 	}
-	left = all - (end - leaf.index);
-	own_cost = values_cost(tm, leaf.node, leaf.index, end - leaf.index);
-	whole_cost = values_cost(tm, leaf.node, 0, all);
-	vbegin = bt_key(leaf.node, leaf.index);
-	low = leaf.low;
-	bound = leaf.bound;
-	last = leaf.last;
-	bt_put_leaf(&leaf);
-
-	/* Of a tree that is one leaf even that is copied first. */
-	if (!left)
-		return is_own_leaf(tree, vbegin) || (!low && last) ? whole_cost : 1;
-	if (left < least)
-		own_cost += max(low ? copy_cost(tree, low - 1) : 0,
-				last ? 0 : copy_cost(tree, bound));
-	return is_own_leaf(tree, vbegin) ? own_cost : own_cost + whole_cost;
+	return min(cost, tm->part_blocks);
 }
 
 /* The most that a part of a change can take; known until the next layout. */
@@ -207,14 +193,13 @@ static void find_limits(struct thin_meta *tm)
 	tm->part_seq = tm->open_seq;
 }
 
-static bool has_plenty(struct thin_meta *tm)
+/*
+ * Two trees with a path copied, evened out and split, and another beside them; the roots in
+ * leaves of the top level may be counted.
+ */
+static u64 entries_cost(const struct thin_meta *tm)
 {
-	u64 raw = meta_raw_free(tm);
-
-	if (raw >= PLENTY)
-		return true;
-	find_limits(tm);
-	return raw >= 2 * tm->part_blocks + tm->part_nodes;
+	return 2 * NEW_NODES + tm->part_nodes;
 }
 
 /* Overflow leaves may be split, or merged. */
@@ -223,11 +208,21 @@ static u64 needed_for(const struct thin_meta *tm, u64 cost)
 	return cost + cost / 4 + tm->part_nodes;
 }
 
-static bool has_room(struct thin_meta *tm, u64 cost)
+/* When a part of a change has taken what it may for good, any part must still be possible. */
+static u64 needed_to_grow(const struct thin_meta *tm)
 {
-	u64 raw = meta_raw_free(tm), need = needed_for(tm, cost);
+	u64 cost = tm->part_blocks;
 
-	if (!cost || raw >= need)
+	if (tm->held_root)
+		cost = max(cost, entries_cost(tm));
+	return needed_for(tm, cost) + cost / 4 + 2 * NEW_NODES;
+}
+
+static bool has_room(struct thin_meta *tm, u64 need)
+{
+	u64 raw = meta_raw_free(tm);
+
+	if (raw >= need)
 		return true;
 	/* If not even a commit could make it so, metadata has run out, whatever the reserve. */
 	if (raw + tm->meta_sm.nr_quarantined < need)
@@ -236,35 +231,35 @@ static bool has_room(struct thin_meta *tm, u64 cost)
 }
 
 /**
- * meta_has_room() - is there metadata for mapping a block
- * @td: the device, its pool's change_lock held
- * @vblock: the virtual block
+ * meta_has_room() - is there metadata for mapping a block, or removing mappings
+ * @tm: the pool, change_lock held
  *
- * Only a leaf that has to be copied can cost more than a few blocks.
+ * So much is asked for that letting go of a device leaf by leaf, or of the metadata snapshot,
+ * is possible behind any such change.
  *
  * Return: false when there is not: commit first; &thin_meta_space.meta_free is 0 if that
  * cannot help.
  */
-bool meta_has_room(struct thin_dev *td, u64 vblock)
+bool meta_has_room(struct thin_meta *tm)
 {
-	struct meta_tree tree = dev_tree(td);
-
-	return has_plenty(td->tm) || has_room(td->tm, copy_cost(&tree, vblock));
+	if (meta_has_much(tm))
+		return true;
+	find_limits(tm);
+	return has_room(tm, needed_to_grow(tm));
 }
 
 /**
- * meta_has_room_to_remove() - is there metadata for removing the mappings of one leaf
- * @td: the device, its pool's change_lock held
- * @vbegin: the range begins here, with a hole perhaps
- * @vend: one past its last block
+ * meta_has_room_for_entries() - is there metadata for a device to get another number
+ * @tm: the pool, change_lock held
  *
  * Return: as meta_has_room().
  */
-bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
+bool meta_has_room_for_entries(struct thin_meta *tm)
 {
-	struct meta_tree tree = dev_tree(td);
-
-	return has_plenty(td->tm) || has_room(td->tm, remove_cost(&tree, vbegin, vend));
+	if (meta_has_much(tm))
+		return true;
+	find_limits(tm);
+	return has_room(tm, needed_for(tm, entries_cost(tm)));
 }
 
 /**
@@ -272,7 +267,8 @@ bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
  * @tree: the tree, its pool's change_lock held
  * @leaf: a leaf of its own
  *
- * Where there is not enough metadata for the whole leaf a part of it may go.
+ * Where there is not enough metadata for the whole leaf a part of it may go: a pool that others
+ * have filled.
  *
  * Return: how many of its entries, from the first on; 0 for none: a commit may help.
  */
@@ -282,11 +278,11 @@ u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf
 	u32 nr = bt_nr(leaf);
 	u64 raw;
 
-	if (has_plenty(tm))
+	if (meta_has_much(tm))
 		return nr;
+	find_limits(tm);
 	raw = meta_raw_free(tm);
-	while (nr && raw < needed_for(tm, remove_cost(tree, bt_key(leaf, 0),
-						      bt_key(leaf, nr - 1) + 1)))
+	while (nr && raw < needed_for(tm, drop_cost(tree, leaf, nr)))
 		nr /= 2;
 	return nr;
 }

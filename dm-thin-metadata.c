@@ -60,6 +60,7 @@ static int read_superblock(struct thin_meta *tm)
 	tm->time = le32_to_cpu(tm->sb.time);
 	tm->trans_id = le64_to_cpu(tm->sb.trans_id);
 	tm->held_root = le64_to_cpu(tm->sb.held_root);
+	WRITE_ONCE(tm->held_told, tm->held_root);
 	tm->top_root = le64_to_cpu(tm->sb.data_mapping_root);
 	tm->details_root = le64_to_cpu(tm->sb.device_details_root);
 	r = sm_open(&tm->meta_sm, tm->sb.metadata_space_map_root);

@@ -53,7 +53,7 @@ static int create_snap(struct pool *pool, char **argv)
 	return r;
 }
 
-/* A delete that a suspend of the pool waits for goes on without pauses. */
+/* A delete, or a release, that a suspend of the pool waits for goes on without pauses. */
 static bool being_suspended(void *arg)
 {
 	return READ_ONCE(((struct pool *)arg)->suspended);
@@ -124,7 +124,7 @@ static int handle(struct pool *pool, const struct message *m, char **argv)
 {
 	int r = m->handle(pool, argv);
 
-	/* Nothing was changed, and a commit may give back what the open transaction holds. */
+	/* Nothing is half done, and a commit may give back what the open transaction holds. */
 	if (r == -ENOSPC && !pool_commit(pool) && pool_mode(pool) <= m->worst)
 		r = m->handle(pool, argv);
 	if (!r) {

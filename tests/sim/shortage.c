@@ -23,12 +23,12 @@ static void nothing(void *arg)
 {
 }
 
-static bool write_one(struct world *w, u32 id, u64 v)
+static bool write_one(struct world *w, u32 id, u64 v, bool force_new)
 {
 	w->polite = true;
 	if (!meta_left(w))
 		return false;
-	op_write(w, id, v, 1, false);
+	op_write(w, id, v, 1, force_new);
 	op_release_sets(w, w->nr_sets);
 	if (thin_meta_wants_commit(w->tm))
 		op_commit(w);
@@ -43,7 +43,7 @@ static void fill_scattered(struct world *w)
 	u64 i;
 
 	for (i = 0; i < SCATTERED; i++)
-		if (!write_one(w, 0, i * 15013 % SCATTERED))
+		if (!write_one(w, 0, i * 15013 % SCATTERED, false))
 			sim_fail("harness: no metadata left for the first device");
 }
 
@@ -53,7 +53,19 @@ static bool copy_leaves(struct world *w, u32 id)
 	u64 v;
 
 	for (v = 0; v < SCATTERED; v += IN_EACH_LEAF)
-		if (!write_one(w, id, v))
+		if (!write_one(w, id, v, false))
+			return false;
+	return true;
+}
+
+/* Every other leaf of a device is the metadata snapshot's alone then. */
+static bool leave_to_hold(struct world *w, u32 id)
+{
+	u64 v;
+
+	op_hold(w);
+	for (v = 0; v < SCATTERED; v += 5 * IN_EACH_LEAF)
+		if (!write_one(w, id, v, true))
 			return false;
 	return true;
 }
@@ -78,16 +90,22 @@ static void scattered(u64 seed)
 			op_hold(&w);
 		if (!copy_leaves(&w, id))
 			break;
+		if (!(seed % 2) && id == 1 && meta_left(&w) && !leave_to_hold(&w, id))
+			break;
 	}
 	if (id > SNAPS)
 		sim_fail("harness: metadata did not run out");
 	if (opt.verbose && !thin_meta_get_space(w.tm, &space))
 		fprintf(stderr, "snapshot %u: %llu of %llu metadata blocks are free\n", id, space.meta_raw_free, space.meta_total);
 	op_release_hold(&w);
+	if (w.open->held)
+		sim_fail("the metadata snapshot cannot be let go for lack of metadata");
 	op_commit(&w);
 	/* Also one that was not made any more. */
 	for (; id; id--) {
 		op_delete(&w, id);
+		if (state_dev(w.open, id))
+			sim_fail("a device cannot be deleted for lack of metadata");
 		op_commit(&w);
 		op_release_sets(&w, w.nr_sets);
 	}
@@ -113,7 +131,7 @@ static void deep(u64 seed)
 		op_snap(&w, id, 0);
 		op_commit(&w);
 		for (v = 0; v < nr; v += 2 * IN_EACH_LEAF)
-			write_one(&w, id, v);
+			write_one(&w, id, v, false);
 	}
 	scene_end(&w);
 }
