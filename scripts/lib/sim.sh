@@ -172,7 +172,7 @@ sim_list() {
 	printf 'takeover\t%s\n' "$sim_bin --takeover"
 	printf 'slow-commit\t%s\n' "$sim_bin --flood --seeds 1-4"
 	printf 'shortage\t%s\n' "$sim_plain --shortage --seeds 1-2"
-	printf 'steps\t%s\n' "$sim_bin --steps --seeds 1-4 --tools 2 ${sim_oracle:+--oracle 1} --dir $sim_work"
+	printf 'steps\t%s\n' "$sim_plain --steps --seeds 1-2 --tools 2 ${sim_oracle:+--oracle 1} --dir $sim_work"
 	printf 'all-faults-sanitized\t%s\n' "$sim_bin --all-faults --seeds 4-4 --ops 40"
 	for ((n = 0; n < SIM_SWEEP_BATCHES; n++)); do
 		printf 'all-faults-%d\t%s\n' "$n" \
@@ -209,7 +209,7 @@ sim_coverage() {
 		"$sim" --refused
 		"$sim" --flood --seeds 1-1
 		"$sim" --shortage --seeds 1-2
-		"$sim" --steps --seeds 1-4
+		"$sim" --steps --seeds 1-2
 	} >/dev/null
 	if ! "$SRC/tests/sim/coverage" "$dir"; then
 		echo '0 passed, 1 failed'

@@ -456,7 +456,8 @@ void op_remove(struct world *w, u32 id, u64 begin, u64 end, unsigned int max_ste
 {
 	struct thin_dev *td = world_dev(w, id);
 	struct mdev *dev = must_dev(w, id);
-	bool passdown = rng_chance(&w->rng, 50);
+	/* Who of two that let go was the last one only a commit tells the model. */
+	bool passdown = rng_chance(&w->rng, 50) && !w->between;
 	struct thin_meta_space space;
 	u64 next, nr, n;
 	int r, again = 0;
