@@ -153,7 +153,7 @@ static int finish_delete(struct thin_dev *td)
 	if (!r) {
 		td->changed = false;
 		td->gone = true;
-		tm->needed = 0;
+		meta_ask_again(tm);
 	}
 	return r;
 }

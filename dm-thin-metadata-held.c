@@ -7,8 +7,7 @@
  * maps.  What one hold of the locks cannot do is done in steps, as for deleting a device, and the
  * copy moves with each transaction.  Devices go one after another, and what is left of the
  * one that a step has not finished gets a number that no device has: who looks for a device in
- * the snapshot after a crash finds it whole, or not at all, rather than with holes.  Until the
- * next copy is on the disk the one that is there is told of.
+ * the snapshot after a crash finds it whole, or not at all, rather than with holes.
  *
  * Counts below the copy's top level say "its alone" only along a path of its own: who asks them
  * comes down from its root through nodes with one user.
@@ -48,7 +47,6 @@ static int copy_superblock(struct thin_meta *tm)
 	memset(copy->data_space_map_root, 0, SM_ROOT_FIELD_SIZE);
 	memset(copy->metadata_space_map_root, 0, SM_ROOT_FIELD_SIZE);
 	tm->held_root = block;
-	WRITE_ONCE(tm->held_told, block);
 	return 0;
 }
 
@@ -71,7 +69,7 @@ int thin_meta_reserve_snap(struct thin_meta *tm)
 		goto out;
 	if (tm->held_root)
 		r = -EBUSY;
-	else if (!tm->space.meta_free)
+	else if (!tm->space.meta_free || !meta_has_room_for_device(tm, true))
 		r = -ENOSPC;
 	/* change_lock stays held: no change comes between the commit and the copy. */
 	if (!r)
@@ -278,8 +276,7 @@ static int finish_release(struct release *rel)
 		r = tm_dec(&tm->tm, tm->held_root, &freed);
 	if (!r) {
 		tm->held_root = 0;
-		WRITE_ONCE(tm->held_told, 0);
-		tm->needed = 0;
+		meta_ask_again(tm);
 	}
 	return r;
 }
@@ -349,10 +346,10 @@ static int release(struct release *rel, bool (*stop_yielding)(void *arg), void *
  * commit.  After a crash on the way it is still there, with fewer devices, and part of one
  * perhaps under a number that no device had.
  *
- * Return: 0; -EINVAL (there is none), -EBUSY (it is being let go), -EPERM, or the errno
- * of reading the copy, all without any change; -ENOSPC when there is not enough metadata for
- * the rest of it: as after a crash; otherwise an error, and the transaction is rolled back if
- * anything had changed, unless others have made the pool read-only.
+ * Return: 0; -EINVAL (there is none), -EBUSY (it is being let go), -EPERM, all without any
+ * change; -ENOSPC when there is not enough metadata for the rest of it: as after a crash;
+ * otherwise an error, and the transaction is rolled back if anything was half done, unless
+ * others have made the pool read-only.
  */
 int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg), void *arg)
 {
@@ -371,7 +368,7 @@ int thin_meta_release_snap(struct thin_meta *tm, bool (*stop_yielding)(void *arg
 /**
  * thin_meta_held_root() - where the metadata snapshot is to be read
  * @tm: the pool
- * @mblock: set to its block, 0 for none
+ * @mblock: set to its block in the last durable transaction, 0 for none
  *
  * Takes no lock.
  *

@@ -60,7 +60,7 @@
  * @time: snapshot clock
  * @trans_id: the user's transaction id
  * @held_root: block of the metadata snapshot, 0 for none
- * @held_told: the same, but for what a release has moved and is not durable
+ * @held_told: the same in the last durable transaction
  * @releasing: it is being let go
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
@@ -89,9 +89,10 @@
  * @low_armed: the next crossing of the low water mark is to be told
  * @space: numbers as of the end of the last change
  * @stashed: data blocks set aside; they are reserved in @data_sm
- * @part_seq: transaction that the three below are of; these and @needed are change_lock's
+ * @part_seq: transaction that the four below are of; these and @needed are change_lock's
  * @part_bitmaps: blocks that data bitmaps may take if a part of a change touches many
  * @part_blocks: the same, with overflow leaves
+ * @part_least: the same, if it is the smallest that letting a device go can be done in
  * @part_nodes: the same of the metadata's counts, and nodes
  * @needed: free metadata that a change was refused for, 0 for none
  */
@@ -150,6 +151,7 @@ struct thin_meta {
 	u64 part_seq;
 	u64 part_bitmaps;
 	u64 part_blocks;
+	u64 part_least;
 	u64 part_nodes;
 	u64 needed;
 };
@@ -249,7 +251,10 @@ void meta_count_space(struct thin_meta *tm);
 /* dm-thin-metadata-room.c */
 u64 meta_reserve(u64 nr_mblocks);
 u64 meta_raw_free(struct thin_meta *tm);
-bool meta_has_room(struct thin_meta *tm);
+bool meta_has_room(struct thin_dev *td, u64 vblock);
+bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend);
+bool meta_has_room_for_device(struct thin_meta *tm, bool held);
+void meta_ask_again(struct thin_meta *tm);
 bool meta_has_room_for_entries(struct thin_meta *tm);
 u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf);
 bool meta_has_much(struct thin_meta *tm);

@@ -287,7 +287,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 
 	for (i = 0; i < nr; i++)
 		ins[i].status = -EAGAIN;
-	if (meta_must_commit(tm) || !meta_has_room(tm))
+	if (meta_must_commit(tm) || (nr && !meta_has_room(td, ins[0].vblock)))
 		return 0;
 
 	meta_mutate(tm);
@@ -295,7 +295,8 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 	if (!r)
 		dev_note_change(td);
 	for (i = 0; i < nr && !r; i++) {
-		if (i && !meta_has_much(tm) && (meta_is_short(tm) || !meta_has_room(tm)))
+		if (i && !meta_has_much(tm) &&
+		    (meta_is_short(tm) || !meta_has_room(td, ins[i].vblock)))
 			break;
 		r = insert_one(td, &ins[i], &place);
 	}
@@ -413,7 +414,7 @@ int thin_dev_take_over(struct thin_dev *td, u64 vblock, u64 block)
 		goto out;
 	}
 	/* Who cannot tell copies. */
-	if (is_sole_user(tm, block) > 0 && !meta_is_short(tm) && meta_has_room(tm))
+	if (is_sole_user(tm, block) > 0 && !meta_is_short(tm) && meta_has_room(td, vblock))
 		r = take_over(td, vblock, block, mapping_time(le64_to_cpu(value)));
 	else
 		r = 1;
@@ -449,7 +450,7 @@ static int remove_leaves(struct thin_dev *td, u64 vend, struct bt_info *info, u6
 	dev_note_change(td);
 	bt_prefetch_leaves(info, td->root, vbegin, vend, false, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES; i++) {
-		if (i && (meta_is_short(tm) || !meta_has_room(tm)))
+		if (i && (meta_is_short(tm) || !meta_has_room_to_remove(td, *next, vend)))
 			break;
 		r = bt_remove_leaf(info, &td->root, *next, vend, next, &nr);
 		if (r)
@@ -494,7 +495,7 @@ int thin_dev_remove_range(struct thin_dev *td, u64 vbegin, u64 vend, bool passdo
 	r = vbegin < vend ? has_mappings(td, vbegin, vend) : 0;
 	if (!r)
 		*next = vend;
-	else if (r > 0 && (meta_must_commit(tm) || !meta_has_room(tm)))
+	else if (r > 0 && (meta_must_commit(tm) || !meta_has_room_to_remove(td, vbegin, vend)))
 		r = -EAGAIN;
 	else if (r > 0)
 		r = remove_leaves(td, vend, passdown ? &tm->passdown : &tm->mapping, next, nr);

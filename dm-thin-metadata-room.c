@@ -5,11 +5,12 @@
  * Counts change in memory, so what they cost falls due in the layout: a block for each
  * bitmap, and one for each leaf of the overflow tree (counts above 2).  Where blocks lie far from
  * one another each of the 252 values of a leaf that is copied, or dropped, may take both.  A commit
- * that finds no place for them rolls back all it has, so each part of a change is
- * asked for here before it begins; what cannot be had ends in a mode.
+ * that finds no place for them rolls back all it has, so for each part of a change this is
+ * asked before it begins; what cannot be had ends in a mode.  (But for the counts of nodes that a tree
+ * shares when the last of it goes: these are the reserve's.)
  *
- * What may make a pool larger is asked for more than any part needs.  So those that let go of
- * something, which need at most that much for each part, can always go on.
+ * What may make a pool larger must leave enough for a small part of letting something go, so
+ * that this can go on.
  *
  * Locking: change_lock, which keeps trees and counts as they are.
  */
@@ -30,6 +31,9 @@
 
 /* Counts that two leaves hold, or the nodes above them. */
 #define PART_COUNTS		504
+
+/* Counts that the smallest leaf holds; no smaller part of it can go without its neighbours. */
+#define LEAST_COUNTS		84
 
 /* Enough for any part of a change, and for what the layout may take beyond the estimate. */
 #define PLENTY			(6 * PART_COUNTS)
@@ -159,38 +163,69 @@ static u64 copy_cost(const struct meta_tree *tree, u64 key)
 }
 
 /*
- * What taking the first values out of a leaf of its own takes.  One that goes whole is not
- * merged with a neighbour.
+ * What removing the first mappings of a range takes, those in one leaf.  A leaf that goes
+ * whole costs its values if no other tree has it, and is not merged; of another's a copy
+ * is made.
  */
-static u64 drop_cost(const struct meta_tree *tree, const struct disk_node *leaf, u32 nr)
+static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
 {
 	struct thin_meta *tm = tree->tm;
-	u64 cost = values_cost(tm, leaf, 0, nr);
-	u32 left = bt_nr(leaf) - nr;
-	struct bt_leaf at;
-	u64 low, bound;
+	u64 own_cost, whole_cost, low, bound;
+	u32 all, left, least;
+	struct bt_leaf leaf;
 	bool last;
+	s32 end;
 
-	if (left && left < le32_to_cpu(leaf->max_entries) / 3 &&
-	    !bt_find_leaf(&tm->mapping, tree->root, bt_key(leaf, 0), true, &at)) {
-		low = at.low;
-		bound = at.bound;
-		last = at.last;
-		bt_put_leaf(&at);
-		cost += max(low ? copy_cost(tree, low - 1) : 0, last ? 0 : copy_cost(tree, bound));
+	if (bt_seek(&tm->mapping, tree->root, vbegin, true, &leaf))
+		return 0;
+	all = bt_nr(leaf.node);
+	least = le32_to_cpu(leaf.node->max_entries) / 3;
+	end = bt_search(leaf.node, vend - 1) + 1;
+	if (end <= (s32)leaf.index) {
+		bt_put_leaf(&leaf);
+		return 0;
 	}
-	return min(cost, tm->part_blocks);
+	left = all - (end - leaf.index);
+	own_cost = values_cost(tm, leaf.node, leaf.index, end - leaf.index);
+	whole_cost = values_cost(tm, leaf.node, 0, all);
+	vbegin = bt_key(leaf.node, leaf.index);
+	low = leaf.low;
+	bound = leaf.bound;
+	last = leaf.last;
+	bt_put_leaf(&leaf);
+
+	/* Of a tree that is one leaf even that is copied first. */
+	if (!left)
+		return is_own_leaf(tree, vbegin) || (!low && last) ? whole_cost : 1;
+	if (left < least)
+		own_cost += max(low ? copy_cost(tree, low - 1) : 0,
+				last ? 0 : copy_cost(tree, bound));
+	return is_own_leaf(tree, vbegin) ? own_cost : own_cost + whole_cost;
 }
 
-/* The most that a part of a change can take; known until the next layout. */
-static void find_limits(struct thin_meta *tm)
+/*
+ * The most that a part of a change can take, and the least part of letting something go; known
+ * until the next layout.
+ */
+static int find_limits(struct thin_meta *tm)
 {
+	struct pd_sm *data = &tm->data_sm;
+	int r;
+
 	if (tm->part_seq == tm->open_seq)
-		return;
-	tm->part_bitmaps = sm_largest_layout(&tm->data_sm, PART_COUNTS, 0);
-	tm->part_blocks = sm_largest_layout(&tm->data_sm, PART_COUNTS, PART_COUNTS);
-	tm->part_nodes = sm_largest_layout(&tm->meta_sm, PART_COUNTS, PART_COUNTS) + NEW_NODES;
+		return 0;
+	r = sm_largest_layout(data, PART_COUNTS, 0, &tm->part_bitmaps);
+	if (!r)
+		r = sm_largest_layout(data, PART_COUNTS, PART_COUNTS, &tm->part_blocks);
+	if (!r)
+		r = sm_largest_layout(data, LEAST_COUNTS, LEAST_COUNTS, &tm->part_least);
+	if (!r)
+		r = sm_largest_layout(&tm->meta_sm, PART_COUNTS, PART_COUNTS, &tm->part_nodes);
+	if (r)
+		return r;
+	tm->part_nodes += NEW_NODES;
 	tm->part_seq = tm->open_seq;
+	return 0;
 }
 
 /*
@@ -208,14 +243,24 @@ static u64 needed_for(const struct thin_meta *tm, u64 cost)
 	return cost + cost / 4 + tm->part_nodes;
 }
 
-/* When a part of a change has taken what it may for good, any part must still be possible. */
-static u64 needed_to_grow(const struct thin_meta *tm)
+/*
+ * What has to be there when the pool grows: when a part of a change has taken what it may for
+ * good, something can still be let go.
+ */
+static u64 needed_to_grow(const struct thin_meta *tm, bool held)
 {
-	u64 cost = tm->part_blocks;
+	u64 cost = tm->part_least + (held ? entries_cost(tm) : 0);
 
-	if (tm->held_root)
-		cost = max(cost, entries_cost(tm));
-	return needed_for(tm, cost) + cost / 4 + 2 * NEW_NODES;
+	return min(needed_for(tm, cost) + cost / 4 + 2 * NEW_NODES, tm->meta_sm.nr_blocks / 4);
+}
+
+/* Also if the limits cannot be found: whatever it is, the change comes upon that, too. */
+static bool has_plenty(struct thin_meta *tm)
+{
+	u64 raw = meta_raw_free(tm);
+
+	return raw >= PLENTY || find_limits(tm) ||
+	       raw >= max(2 * tm->part_blocks + tm->part_nodes, needed_to_grow(tm, true));
 }
 
 static bool has_room(struct thin_meta *tm, u64 need)
@@ -226,26 +271,59 @@ static bool has_room(struct thin_meta *tm, u64 need)
 		return true;
 	/* If not even a commit could make it so, metadata has run out, whatever the reserve. */
 	if (raw + tm->meta_sm.nr_quarantined < need)
-		tm->needed = need;
+		tm->needed = max(tm->needed, need);
 	return false;
 }
 
+static bool has_room_to_grow(struct thin_meta *tm, u64 cost)
+{
+	u64 floor = needed_to_grow(tm, tm->held_root);
+
+	return has_room(tm, cost ? max(needed_for(tm, cost), floor) : floor);
+}
+
 /**
- * meta_has_room() - is there metadata for mapping a block, or removing mappings
- * @tm: the pool, change_lock held
+ * meta_has_room() - is there metadata for mapping a block
+ * @td: the device, its pool's change_lock held
+ * @vblock: the virtual block
  *
- * So much is asked for that letting go of a device leaf by leaf, or of the metadata snapshot,
- * is possible behind any such change.
+ * Only a leaf that has to be copied can cost more than a few blocks.
  *
  * Return: false when there is not: commit first; &thin_meta_space.meta_free is 0 if that
  * cannot help.
  */
-bool meta_has_room(struct thin_meta *tm)
+bool meta_has_room(struct thin_dev *td, u64 vblock)
 {
-	if (meta_has_much(tm))
-		return true;
-	find_limits(tm);
-	return has_room(tm, needed_to_grow(tm));
+	struct meta_tree tree = dev_tree(td);
+
+	return has_plenty(td->tm) || has_room_to_grow(td->tm, copy_cost(&tree, vblock));
+}
+
+/**
+ * meta_has_room_to_remove() - is there metadata for removing the mappings of one leaf
+ * @td: the device, its pool's change_lock held
+ * @vbegin: the range begins here, with a hole perhaps
+ * @vend: one past its last block
+ *
+ * Return: as meta_has_room().
+ */
+bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
+{
+	struct meta_tree tree = dev_tree(td);
+
+	return has_plenty(td->tm) || has_room_to_grow(td->tm, remove_cost(&tree, vbegin, vend));
+}
+
+/**
+ * meta_has_room_for_device() - is there metadata for another device
+ * @tm: the pool, change_lock held
+ * @held: or for a metadata snapshot
+ *
+ * Return: as meta_has_room().
+ */
+bool meta_has_room_for_device(struct thin_meta *tm, bool held)
+{
+	return has_plenty(tm) || has_room(tm, needed_to_grow(tm, held || tm->held_root));
 }
 
 /**
@@ -256,10 +334,7 @@ bool meta_has_room(struct thin_meta *tm)
  */
 bool meta_has_room_for_entries(struct thin_meta *tm)
 {
-	if (meta_has_much(tm))
-		return true;
-	find_limits(tm);
-	return has_room(tm, needed_for(tm, entries_cost(tm)));
+	return has_plenty(tm) || has_room(tm, needed_for(tm, entries_cost(tm)));
 }
 
 /**
@@ -267,8 +342,7 @@ bool meta_has_room_for_entries(struct thin_meta *tm)
  * @tree: the tree, its pool's change_lock held
  * @leaf: a leaf of its own
  *
- * Where there is not enough metadata for the whole leaf a part of it may go: a pool that others
- * have filled.
+ * Where there is not enough metadata for the whole leaf a part of it may go.
  *
  * Return: how many of its entries, from the first on; 0 for none: a commit may help.
  */
@@ -276,13 +350,26 @@ u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf
 {
 	struct thin_meta *tm = tree->tm;
 	u32 nr = bt_nr(leaf);
-	u64 raw;
+	u64 raw, rest;
 
-	if (meta_has_much(tm))
+	if (has_plenty(tm))
 		return nr;
-	find_limits(tm);
+	/* Of the metadata snapshot the rest gets another number. */
+	rest = tree->top_root == tm->top_root ? 0 : entries_cost(tm);
 	raw = meta_raw_free(tm);
-	while (nr && raw < needed_for(tm, drop_cost(tree, leaf, nr)))
+	while (nr && raw < needed_for(tm, rest + min(remove_cost(tree, bt_key(leaf, 0),
+								 bt_key(leaf, nr - 1) + 1),
+						     tm->part_blocks)))
 		nr /= 2;
 	return nr;
+}
+
+/**
+ * meta_ask_again() - something has been let go: what was refused may be possible
+ * @tm: the pool, change_lock held
+ */
+void meta_ask_again(struct thin_meta *tm)
+{
+	if (tm->needed && !find_limits(tm))
+		tm->needed = min(tm->needed, needed_to_grow(tm, tm->held_root));
 }

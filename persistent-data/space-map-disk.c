@@ -191,18 +191,21 @@ int sm_overflow_count(struct pd_sm *sm, u64 block, u32 *count)
  * @sm: the map
  * @bitmaps: no more of them change
  * @leaves: no more leaves of the overflow tree change
+ * @mblocks: set
  *
- * Return: mblocks.
+ * Return: 0 or the errno of a read.
  */
-u64 sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves)
+int sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves, u64 *mblocks)
 {
 	struct bt_info info;
 	u64 nr = 0;
+	int r = 0;
 
 	overflow_info(sm, &info);
-	if (leaves && bt_count_leaves(&info, sm->overflow_root, leaves, &nr))
-		nr = leaves;
-	return sm_with_nodes(min(nr_regions(sm->nr_blocks), bitmaps) + min(nr, leaves));
+	if (leaves)
+		r = bt_count_leaves(&info, sm->overflow_root, leaves, &nr);
+	*mblocks = sm_with_nodes(min(nr_regions(sm->nr_blocks), bitmaps) + min(nr, leaves));
+	return r;
 }
 
 /* Of the overflow tree; 0 where it is too large to be counted. */

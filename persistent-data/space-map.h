@@ -198,7 +198,7 @@ int sm_create(struct pd_sm *sm);
 int sm_open(struct pd_sm *sm, const u8 *root_field);
 int sm_read_entry(struct pd_sm *sm, struct sm_region *region);
 int sm_overflow_count(struct pd_sm *sm, u64 block, u32 *count);
-u64 sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves);
+int sm_largest_layout(struct pd_sm *sm, u64 bitmaps, u64 leaves, u64 *mblocks);
 int sm_layout(struct pd_sm *sm);
 int sm_write(struct pd_sm *sm);
 void sm_pack_root(struct pd_sm *sm, u8 *root_field);

@@ -282,6 +282,7 @@ static int refused(void)
 	tm = thin_meta_open(&bdev, DATA_BLOCK_SECTORS, false, &no_ops, NULL);
 	must(IS_ERR(tm) ? PTR_ERR(tm) : 0, "open");
 	must(thin_meta_reserve_snap(tm), "reserve_snap");
+	must(thin_meta_commit(tm), "commit");
 	must(thin_meta_held_root(tm, &root), "held_root");
 	must(thin_meta_close(tm), "close");
 	memcpy(copy, disk_peek(d, root), DISK_BLOCK);

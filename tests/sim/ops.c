@@ -519,12 +519,12 @@ void op_hold(struct world *w)
 		return;
 	state_hold(w->open);
 	stats.holds++;
-	r = thin_meta_held_root(w->tm, &root);
-	sim_api_end("thin_meta_held_root");
-	if (r || !root)
-		sim_fail("thin_meta_held_root: error %d, block %llu", r, root);
-	if (rng_chance(&w->rng, 80))
-		op_commit(w);
+	if (rng_chance(&w->rng, 80) && op_commit(w)) {
+		r = thin_meta_held_root(w->tm, &root);
+		sim_api_end("thin_meta_held_root");
+		if (r || !root)
+			sim_fail("thin_meta_held_root: error %d, block %llu", r, root);
+	}
 }
 
 /* A long release commits on its way, as a long delete does. */

@@ -136,6 +136,35 @@ static void deep(u64 seed)
 	scene_end(&w);
 }
 
+/*
+ * Metadata of @nr blocks, small for what it counts, must be good for all but @spare of them; and what was
+ * written in it can be let go then.
+ */
+static void small(u64 seed, u64 nr, u64 bitmaps, u64 spare)
+{
+	struct thin_meta_space space;
+	struct world w;
+	u32 id;
+	u64 v;
+
+	scene_begin(&w, seed, nr, bitmaps * BITMAP_BLOCKS);
+	if (!write_one(&w, 0, 0, false))
+		sim_fail("a new pool cannot be written to for lack of metadata");
+	for (id = 1; meta_left(&w); id++)
+		op_create(&w, id);
+	if (thin_meta_get_space(w.tm, &space) || space.meta_raw_free > spare)
+		sim_fail("%llu of %llu metadata blocks are free when there is said to be none", space.meta_raw_free, nr);
+	for (v = 0; v < id && (v < 8 || !meta_left(&w)); v++) {
+		op_delete(&w, v);
+		if (state_dev(w.open, v))
+			sim_fail("a device cannot be deleted for lack of metadata");
+	}
+	op_create(&w, id);
+	if (!state_dev(w.open, id) || !write_one(&w, id, 0, false))
+		sim_fail("deleted devices gave no metadata back");
+	scene_end(&w);
+}
+
 static u64 number(const u8 *p, size_t size)
 {
 	u64 n = 0;
@@ -208,6 +237,10 @@ void shortage(u64 seed)
 	scattered(seed);
 	deep(seed);
 	full(seed);
+	small(seed, 1024, 400, 180);
+	small(seed, 2048, 512, 2048 / 10 + 16);
+	small(seed, 512, 4, 512 / 10 + 16);
+	small(seed, 24, 1, 14);
 }
 
 void shortage_print(void)
