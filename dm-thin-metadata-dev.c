@@ -381,7 +381,7 @@ static int check_new(struct thin_meta *tm, u32 id)
 	r = read_details(tm, id, &details);
 	if (r != -ENODATA)
 		return r ?: -EEXIST;
-	return tm->space.meta_free && meta_has_room_for_device(tm, false) ? 0 : -ENOSPC;
+	return meta_has_room_for_device(tm, false) ? 0 : -ENOSPC;
 }
 
 /* A record kept for the mark of an older device of this number takes the new one. */

@@ -69,7 +69,7 @@ int thin_meta_reserve_snap(struct thin_meta *tm)
 		goto out;
 	if (tm->held_root)
 		r = -EBUSY;
-	else if (!tm->space.meta_free || !meta_has_room_for_device(tm, true))
+	else if (!meta_has_room_for_device(tm, true))
 		r = -ENOSPC;
 	/* change_lock stays held: no change comes between the commit and the copy. */
 	if (!r)

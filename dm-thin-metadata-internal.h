@@ -257,6 +257,7 @@ bool meta_has_room_for_device(struct thin_meta *tm, bool held);
 void meta_ask_again(struct thin_meta *tm);
 bool meta_has_room_for_entries(struct thin_meta *tm);
 u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf);
+bool meta_has_room_for_bitmaps(struct thin_meta *tm, u64 nr);
 bool meta_has_much(struct thin_meta *tm);
 bool meta_is_short(struct thin_meta *tm);
 bool meta_must_commit(struct thin_meta *tm);

@@ -26,6 +26,9 @@
 /* What the smallest change may need: a path copied and split, a few bitmaps. */
 #define MIN_MARGIN		16ULL
 
+/* What deleting a small device asks for. */
+#define SMALL_DELETE		18ULL
+
 /* Nodes that a part of a change copies or adds. */
 #define NEW_NODES		8
 
@@ -36,7 +39,10 @@
 #define LEAST_COUNTS		84
 
 /* Enough for any part of a change, and for what the layout may take beyond the estimate. */
-#define PLENTY			(6 * PART_COUNTS)
+#define PLENTY			(7 * PART_COUNTS)
+
+/* LVM makes no smaller metadata (2 MiB); what is smaller must not lose much of it to caution. */
+#define SMALLEST_SAFE		512
 
 static_assert(PLENTY >= MAX_RESERVE / 2);
 
@@ -114,6 +120,18 @@ bool meta_must_commit(struct thin_meta *tm)
 	return (tm->changed || tm->in_flight) && meta_is_short(tm);
 }
 
+/**
+ * meta_has_room_for_bitmaps() - is there room to count more data
+ * @tm: the pool, change_lock held
+ * @nr: bitmaps to be added
+ *
+ * Return: true when there is, with the index of them.
+ */
+bool meta_has_room_for_bitmaps(struct thin_meta *tm, u64 nr)
+{
+	return meta_raw_free(tm) >= nr + nr / 64 + min(MIN_MARGIN, tm->meta_sm.nr_blocks / 4);
+}
+
 /* ---- one part of a change ---- */
 
 /* What values of a leaf may take if all their counts change. */
@@ -170,7 +188,7 @@ static u64 copy_cost(const struct meta_tree *tree, u64 key)
 static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
 {
 	struct thin_meta *tm = tree->tm;
-	u64 own_cost, whole_cost, low, bound;
+	u64 cost, whole_cost, low, bound;
 	u32 all, left, least;
 	struct bt_leaf leaf;
 	bool last;
@@ -186,7 +204,7 @@ static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
 		return 0;
 	}
 	left = all - (end - leaf.index);
-	own_cost = values_cost(tm, leaf.node, leaf.index, end - leaf.index);
+	cost = values_cost(tm, leaf.node, leaf.index, end - leaf.index);
 	whole_cost = values_cost(tm, leaf.node, 0, all);
 	vbegin = bt_key(leaf.node, leaf.index);
 	low = leaf.low;
@@ -197,10 +215,12 @@ static u64 remove_cost(const struct meta_tree *tree, u64 vbegin, u64 vend)
 	/* Of a tree that is one leaf even that is copied first. */
 	if (!left)
 		return is_own_leaf(tree, vbegin) || (!low && last) ? whole_cost : 1;
+	/* The same counts change twice where it is copied. */
+	if (!is_own_leaf(tree, vbegin))
+		cost = whole_cost;
 	if (left < least)
-		own_cost += max(low ? copy_cost(tree, low - 1) : 0,
-				last ? 0 : copy_cost(tree, bound));
-	return is_own_leaf(tree, vbegin) ? own_cost : own_cost + whole_cost;
+		cost += max(low ? copy_cost(tree, low - 1) : 0, last ? 0 : copy_cost(tree, bound));
+	return min(cost, tm->part_blocks);
 }
 
 /*
@@ -245,16 +265,20 @@ static u64 needed_for(const struct thin_meta *tm, u64 cost)
 
 /*
  * What has to be there when the pool grows: when a part of a change has taken what it may for
- * good, something can still be let go.
+ * good, something can still be let go.  Mostly the reserve is enough for that.
  */
 static u64 needed_to_grow(const struct thin_meta *tm, bool held)
 {
-	u64 cost = tm->part_least + (held ? entries_cost(tm) : 0);
+	u64 nr = tm->meta_sm.nr_blocks, cost = tm->part_least;
 
-	return min(needed_for(tm, cost) + cost / 4 + 2 * NEW_NODES, tm->meta_sm.nr_blocks / 4);
+	if (nr < SMALLEST_SAFE || cost <= MIN_MARGIN)
+		return min(SMALL_DELETE, nr / 3);
+	if (held)
+		cost += entries_cost(tm);
+	return min(needed_for(tm, cost) + cost / 4 + NEW_NODES, nr / 3);
 }
 
-/* Also if the limits cannot be found: whatever it is, the change comes upon that, too. */
+/* Also where the limits cannot be found: that is no lack of metadata. */
 static bool has_plenty(struct thin_meta *tm)
 {
 	u64 raw = meta_raw_free(tm);
@@ -265,21 +289,19 @@ static bool has_plenty(struct thin_meta *tm)
 
 static bool has_room(struct thin_meta *tm, u64 need)
 {
-	u64 raw = meta_raw_free(tm);
-
-	if (raw >= need)
+	if (meta_raw_free(tm) >= need)
 		return true;
 	/* If not even a commit could make it so, metadata has run out, whatever the reserve. */
-	if (raw + tm->meta_sm.nr_quarantined < need)
+	if (sm_nr_free(&tm->meta_sm) + tm->meta_sm.nr_quarantined < need)
 		tm->needed = max(tm->needed, need);
 	return false;
 }
 
 static bool has_room_to_grow(struct thin_meta *tm, u64 cost)
 {
-	u64 floor = needed_to_grow(tm, tm->held_root);
+	u64 least = needed_to_grow(tm, tm->held_root);
 
-	return has_room(tm, cost ? max(needed_for(tm, cost), floor) : floor);
+	return has_room(tm, cost ? max(needed_for(tm, cost), least) : least);
 }
 
 /**
@@ -319,11 +341,12 @@ bool meta_has_room_to_remove(struct thin_dev *td, u64 vbegin, u64 vend)
  * @tm: the pool, change_lock held
  * @held: or for a metadata snapshot
  *
- * Return: as meta_has_room().
+ * Return: false when there is not; a commit may help.
  */
 bool meta_has_room_for_device(struct thin_meta *tm, bool held)
 {
-	return has_plenty(tm) || has_room(tm, needed_to_grow(tm, held || tm->held_root));
+	return tm->space.meta_free &&
+	       (has_plenty(tm) || meta_raw_free(tm) >= needed_to_grow(tm, held || tm->held_root));
 }
 
 /**
@@ -357,9 +380,8 @@ u32 meta_room_to_drop(const struct meta_tree *tree, const struct disk_node *leaf
 	/* Of the metadata snapshot the rest gets another number. */
 	rest = tree->top_root == tm->top_root ? 0 : entries_cost(tm);
 	raw = meta_raw_free(tm);
-	while (nr && raw < needed_for(tm, rest + min(remove_cost(tree, bt_key(leaf, 0),
-								 bt_key(leaf, nr - 1) + 1),
-						     tm->part_blocks)))
+	while (nr && raw < needed_for(tm, rest + remove_cost(tree, bt_key(leaf, 0),
+							     bt_key(leaf, nr - 1) + 1)))
 		nr /= 2;
 	return nr;
 }

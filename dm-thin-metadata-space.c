@@ -26,8 +26,8 @@ void meta_count_space(struct thin_meta *tm)
 	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
 	u64 raw = meta_raw_free(tm), keep = meta_reserve(meta->nr_blocks);
 
-	/* Until there is as much as somebody was refused. */
-	if (raw >= tm->needed)
+	/* Until there is what somebody was refused, and a little more: not to be here again at once. */
+	if (raw >= tm->needed + low_water(meta->nr_blocks) / 16)
 		tm->needed = 0;
 	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
 	WRITE_ONCE(tm->space.meta_raw_free, raw);
@@ -126,7 +126,7 @@ static int resize(struct thin_meta *tm, struct pd_sm *sm, u64 nr)
 	if (nr == sm->nr_blocks)
 		goto out;
 	r = sm_check_resize(sm, nr, &bitmaps);
-	if (!r && sm->is_data && bitmaps > sm_nr_free(&tm->meta_sm))
+	if (!r && sm->is_data && !meta_has_room_for_bitmaps(tm, bitmaps))
 		r = -ENOSPC;
 	if (r)
 		goto out;

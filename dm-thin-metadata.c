@@ -136,6 +136,7 @@ void meta_roll_back(struct thin_meta *tm)
 	tm_drop(&tm->tm);
 	bm_forget_all(&tm->bm);
 	r = read_superblock(tm);
+	tm->needed = 0;
 	WRITE_ONCE(tm->aborted, true);
 	WRITE_ONCE(tm->changed, false);
 	if (r) {

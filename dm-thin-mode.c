@@ -253,8 +253,7 @@ static int space_behind_commit(struct pool *pool, struct thin_meta_space *space)
 {
 	int r = thin_meta_get_space(pool->tm, space);
 
-	if (r || space->meta_free || pool->mode >= PM_OUT_OF_METADATA_SPACE ||
-	    !thin_meta_changed(pool->tm))
+	if (r || space->meta_free || pool->mode >= PM_OUT_OF_METADATA_SPACE)
 		return r;
 	return thin_meta_commit_alone(pool->tm, space);
 }

@@ -150,15 +150,20 @@ static void small(u64 seed, u64 nr, u64 bitmaps, u64 spare)
 	scene_begin(&w, seed, nr, bitmaps * BITMAP_BLOCKS);
 	if (!write_one(&w, 0, 0, false))
 		sim_fail("a new pool cannot be written to for lack of metadata");
-	for (id = 1; meta_left(&w); id++)
+	for (id = 1; meta_left(&w) && state_dev(w.open, id - 1); id++) {
+		/* Who is refused may lose what is not committed. */
+		if (!(id % 4))
+			op_commit(&w);
 		op_create(&w, id);
-	if (thin_meta_get_space(w.tm, &space) || space.meta_raw_free > spare)
+	}
+	if (thin_meta_get_space(w.tm, &space) || space.meta_raw_free > spare + 8)
 		sim_fail("%llu of %llu metadata blocks are free when there is said to be none", space.meta_raw_free, nr);
-	for (v = 0; v < id && (v < 8 || !meta_left(&w)); v++) {
+	for (v = 0; v < id && (v < 16 || !meta_left(&w)); v++) {
 		op_delete(&w, v);
 		if (state_dev(w.open, v))
 			sim_fail("a device cannot be deleted for lack of metadata");
 	}
+	op_commit(&w);
 	op_create(&w, id);
 	if (!state_dev(w.open, id) || !write_one(&w, id, 0, false))
 		sim_fail("deleted devices gave no metadata back");
@@ -240,7 +245,7 @@ void shortage(u64 seed)
 	small(seed, 1024, 400, 180);
 	small(seed, 2048, 512, 2048 / 10 + 16);
 	small(seed, 512, 4, 512 / 10 + 16);
-	small(seed, 24, 1, 14);
+	small(seed, 64, 1, 22);
 }
 
 void shortage_print(void)

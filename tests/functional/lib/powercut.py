@@ -26,12 +26,16 @@ KEEP = 60  # files of one writer before it deletes its oldest
 
 
 class Journal:
-    """A file that writers append lines to. It becomes long, so only what is new is read."""
+    """A file that a writer appends lines to between two cuts; only what is new in it is read."""
 
     def __init__(self, path):
-        self.path, self._lines, self._end = path, [], 0
-        if os.path.exists(path):
-            os.unlink(path)
+        self.path = path
+        self.begin()
+
+    def begin(self):
+        self._lines, self._end = [], 0
+        if os.path.exists(self.path):
+            os.unlink(self.path)
 
     def lines(self):
         if os.path.exists(self.path):
@@ -104,6 +108,10 @@ class PowerCut:
         self.ignore_flushes = ignore_flushes
         self.where = os.path.join(rig.directory, "powercut")
         self.journals = [Journal(os.path.join(rig.directory, f"journal{n}")) for n in range(self.WRITERS + 1)]
+        # What the journals of all cuts so far say.
+        self.safe_files = [set() for _ in range(self.WRITERS)]
+        self.next_file = [0] * self.WRITERS
+        self.safe, self.begun = {}, {}
         meta = rig.null_blk(16 * MIB, cache_mib=cache_mib, discard=True)
         data = rig.null_blk(512 * MIB, cache_mib=cache_mib, discard=True)
         self.pool = rig.pool(size=512 * MIB, meta=meta, data=data)
@@ -144,27 +152,40 @@ class PowerCut:
 
     def load_and_cut(self, least):
         """Writers at work until at least so many promises were made; then the power goes."""
-        before = self._promised()
-        jobs = []
-        for n in range(self.WRITERS):
-            done = [int(line[1:]) for line in self.journals[n].lines() if line[0] == "+"]
-            jobs.append(io.Job(write_files, self.where, n, max(done, default=-1) + 1, self.journals[n].path))
-        _, begun = self._generations()
+        for journal in self.journals:
+            journal.begin()
+        jobs = [
+            io.Job(write_files, self.where, n, self.next_file[n], self.journals[n].path) for n in range(self.WRITERS)
+        ]
         seed = self.chance.randrange(1 << 30)
-        jobs.append(io.Job(write_slots, self.slots.path, tuple(begun.items()), seed, self.journals[-1].path))
-        proc.wait_for(lambda: self._promised() >= before + least // 2, "the writers make promises", pause=0.01)
+        jobs.append(io.Job(write_slots, self.slots.path, tuple(self.begun.items()), seed, self.journals[-1].path))
+        proc.wait_for(lambda: self._promised() >= least // 2, "the writers make promises", pause=0.01)
         snapshot = (self.snapshot or 100) + 1
         self.pool.snapshot(self.slots, snapshot)
         if self.snapshot:
             self.pool.delete(self.snapshot)
         self.snapshot = snapshot
-        proc.wait_for(lambda: self._promised() >= before + least, "the writers make promises", pause=0.01)
+        proc.wait_for(lambda: self._promised() >= least, "the writers make promises", pause=0.01)
         time.sleep(self.chance.random() * 0.3)  # not always at the same moment of a commit
         # Metadata first: a pool that still could write there would note the data device's errors.
         self.pool.meta.power(False)
         self.pool.data.power(False)
         for job in jobs:
             assert job.errno() is not None, "a writer ended without an error"
+        self._note_promises()
+
+    def _note_promises(self):
+        for n in range(self.WRITERS):
+            for line in self.journals[n].lines():
+                k = int(line[1:])
+                if line[0] == "+":
+                    self.safe_files[n].add(k)
+                    self.next_file[n] = k + 1
+                else:
+                    self.safe_files[n].discard(k)
+        for line in self.journals[-1].lines():
+            slot, generation = (int(word) for word in line.lstrip("?").split())
+            (self.begun if line[0] == "?" else self.safe)[slot] = generation
 
     def restart(self):
         """Away with what hangs above the dead disks; then power, check, and up again."""
@@ -196,23 +217,13 @@ class PowerCut:
 
     # -- the proof
 
-    def _generations(self):
-        safe, begun = {}, {}
-        for line in self.journals[-1].lines():
-            slot, generation = (int(word) for word in line.lstrip("?").split())
-            (begun if line[0] == "?" else safe)[slot] = generation
-        return safe, begun
-
     def prove(self):
         """Raise Losses unless every promise was kept; number of promises looked at."""
         return self._prove_files() + self._prove_slots()
 
     def _prove_files(self):
         proven = 0
-        for n in range(self.WRITERS):
-            safe = set()
-            for line in self.journals[n].lines():
-                (safe.add if line[0] == "+" else safe.discard)(int(line[1:]))
+        for n, safe in enumerate(self.safe_files):
             for k in sorted(safe):
                 path = f"{self.where}/{n}-{k}"
                 if not os.path.exists(path):
@@ -224,31 +235,32 @@ class PowerCut:
         return proven
 
     def _prove_slots(self):
-        safe, begun = self._generations()
         content = self.slots.read(0, SLOTS * SLOT)
-        for slot in sorted(begun):
+        for slot in sorted(self.begun):
             found = content[slot * SLOT : (slot + 1) * SLOT]
-            lowest = safe.get(slot, 0)
+            lowest = self.safe.get(slot, 0)
             allowed = [
                 io.pattern(g * 1000 + slot, slot * SLOT, SLOT) if g else bytes(SLOT)
-                for g in range(max(0, lowest), begun[slot] + 1)
+                for g in range(max(0, lowest), self.begun[slot] + 1)
             ]
             # A cut may tear a write, so each sector may be of another generation.
             for at in range(0, SLOT, SECTOR):
                 if not any(found[at : at + SECTOR] == one[at : at + SECTOR] for one in allowed):
-                    raise Losses(f"slot {slot}, byte {at}: not of a generation from {lowest} to {begun[slot]}")
-        return len(safe)
+                    raise Losses(f"slot {slot}, byte {at}: not of a generation from {lowest} to {self.begun[slot]}")
+        return len(self.safe)
 
     def settle(self):
-        """After a proof: what was begun and not promised may hold either, so write it anew."""
-        safe, begun = self._generations()
-        unsure = [slot for slot in begun if begun[slot] != safe.get(slot)]
-        with open(self.journals[-1].path, "a", encoding="ascii") as journal:
-            for slot in unsure:
-                generation = begun[slot] + 1
-                self.slots.write(slot * SLOT, io.pattern(generation * 1000 + slot, slot * SLOT, SLOT))
-                self.slots.flush()
-                journal.write(f"?{slot} {generation}\n{slot} {generation}\n")
+        """After a proof: what was begun and not promised may hold either, so write it anew; and away
+        with files that nobody knows of, or these would fill the file system in time."""
+        for slot in [slot for slot in self.begun if self.begun[slot] != self.safe.get(slot)]:
+            generation = self.begun[slot] + 1
+            self.slots.write(slot * SLOT, io.pattern(generation * 1000 + slot, slot * SLOT, SLOT))
+            self.slots.flush()
+            self.begun[slot] = self.safe[slot] = generation
+        known = {f"{n}-{k}" for n, safe in enumerate(self.safe_files) for k in safe}
+        for name in os.listdir(self.where):
+            if name != "lost+found" and name not in known:
+                os.unlink(os.path.join(self.where, name))
 
     def close(self):
         self._unmount()
