@@ -3,11 +3,11 @@
  * Is there enough metadata left for a change, and for the commit of it?
  *
  * Counts change in memory, so what they cost falls due in the layout: a block for each
- * bitmap, and one for each leaf of the overflow tree (counts above 2).  Where blocks lie far from
- * one another each of the 252 values of a leaf that is copied, or dropped, may take both.  A commit
- * that finds no place for them rolls back all it has, so for each part of a change this is
- * asked before it begins; what cannot be had ends in a mode.  (But for the counts of nodes that a tree
- * shares when the last of it goes: these are the reserve's.)
+ * bitmap, and one for each leaf of the overflow tree (counts above 2).  Where blocks lie far
+ * from one another each of the 252 values of a leaf that is copied, or dropped, may take
+ * both.  A commit that finds no place for them rolls back all it has, so for each part of a
+ * change this is asked before it begins; what cannot be had ends in a mode.  Not asked is
+ * for the counts of nodes that a tree shares when the last of it goes: the reserve is for them.
  *
  * What may make a pool larger must leave enough for a small part of letting something go, so
  * that this can go on.

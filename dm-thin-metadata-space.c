@@ -26,7 +26,7 @@ void meta_count_space(struct thin_meta *tm)
 	struct pd_sm *meta = &tm->meta_sm, *data = &tm->data_sm;
 	u64 raw = meta_raw_free(tm), keep = meta_reserve(meta->nr_blocks);
 
-	/* Until there is what somebody was refused, and a little more: not to be here again at once. */
+	/* Until there is what somebody was refused, and a little more. */
 	if (raw >= tm->needed + low_water(meta->nr_blocks) / 16)
 		tm->needed = 0;
 	WRITE_ONCE(tm->space.meta_total, meta->nr_blocks);
