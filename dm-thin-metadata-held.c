@@ -263,13 +263,14 @@ static int drop_devices(struct release *rel)
 	return 0;
 }
 
+/* No device is left in leaves of the top level that are its own; the others lose a user. */
 static int finish_release(struct release *rel)
 {
 	struct thin_meta *tm = rel->tm;
 	bool freed;
 	int r;
 
-	r = bt_delete(&tm->held_top, rel->top_root);
+	r = bt_delete(&tm->top, rel->top_root);
 	if (!r)
 		r = bt_delete(&tm->details, rel->details_root);
 	if (!r)

@@ -65,7 +65,6 @@
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
  * @top: kind of the top-level tree
- * @held_top: the same, for letting the metadata snapshot's go with the devices' trees
  * @mapping: kind of a device's tree
  * @passdown: the same, for removals of what is to be passed down
  * @details: kind of the details tree
@@ -127,7 +126,6 @@ struct thin_meta {
 	u64 details_root;
 
 	struct bt_info top;
-	struct bt_info held_top;
 	struct bt_info mapping;
 	struct bt_info passdown;
 	struct bt_info details;

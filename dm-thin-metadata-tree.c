@@ -29,17 +29,6 @@ static int inc_roots(void *context, const void *values, u32 nr)
 	return r;
 }
 
-static int delete_roots(void *context, const void *values, u32 nr)
-{
-	struct thin_meta *tm = context;
-	int r = 0;
-	u32 i;
-
-	for (i = 0; i < nr && !r; i++)
-		r = bt_delete(&tm->mapping, get_le64(values, i));
-	return r;
-}
-
 /* How many values from @i on name data blocks that follow each other; the first is @begin. */
 static u32 data_run(const void *values, u32 i, u32 nr, u64 *begin)
 {
@@ -100,8 +89,6 @@ void meta_init_trees(struct thin_meta *tm)
 		.inc = inc_roots,
 		.context = tm,
 	};
-	tm->held_top = tm->top;
-	tm->held_top.dec = delete_roots;
 	tm->mapping = (struct bt_info) {
 		.tm = &tm->tm,
 		.value_size = sizeof(__le64),
