@@ -207,13 +207,8 @@ void dev_free_all(struct thin_meta *tm)
 	xa_destroy(&tm->devs);
 }
 
-/**
- * dev_own_path() - make the way to a device's root this transaction's own
- * @td: the device, its pool locked for writing
- *
- * Return: 0 or a negative errno.
- */
-int dev_own_path(struct thin_dev *td)
+/* Make the way to a device's root this transaction's own; the pool is locked for writing. */
+static int dev_own_path(struct thin_dev *td)
 {
 	struct thin_meta *tm = td->tm;
 	int r;
@@ -229,15 +224,31 @@ int dev_own_path(struct thin_dev *td)
 	return 0;
 }
 
-/**
- * dev_note_change() - a device has changed in this transaction
- * @td: the device, its pool locked for writing, its path owned
- */
-void dev_note_change(struct thin_dev *td)
+/* It has changed in this transaction; its path is owned. */
+static void dev_note_change(struct thin_dev *td)
 {
 	td->changed = true;
 	WRITE_ONCE(td->changed_seq, td->tm->open_seq);
 	WRITE_ONCE(td->tm->changed, true);
+}
+
+/**
+ * dev_mutate() - from here on a device changes, and an error means rolling back
+ * @td: the device, its pool's change_lock held
+ *
+ * Takes the lock for writing, as meta_mutate() does.
+ *
+ * Return: as tm_new().
+ */
+int dev_mutate(struct thin_dev *td)
+{
+	int r;
+
+	meta_mutate(td->tm);
+	r = dev_own_path(td);
+	if (!r)
+		dev_note_change(td);
+	return r;
 }
 
 static struct thin_dev *new_record(struct thin_meta *tm, u32 id)

@@ -168,11 +168,9 @@ static int delete_step(void *state)
 	u64 mappings;
 	int r;
 
-	meta_mutate(tm);
-	r = dev_own_path(td);
+	r = dev_mutate(td);
 	if (r)
 		return r;
-	dev_note_change(td);
 	r = tm_count(&tm->tm, td->root, &count);
 	if (!r && count == 1) {
 		tree = dev_tree(td);

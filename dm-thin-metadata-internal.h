@@ -60,8 +60,8 @@
  * @time: snapshot clock
  * @trans_id: the user's transaction id
  * @held_root: block of the metadata snapshot, 0 for none
- * @held_told: the same in the last durable transaction
- * @releasing: it is being let go
+ * @held_told: the same in the last durable transaction; read without a lock
+ * @releasing: it is being let go; change_lock's, also between two steps
  * @top_root: root of the tree of devices' roots
  * @details_root: root of the tree of devices' details
  * @top: kind of the top-level tree
@@ -287,8 +287,7 @@ int dev_reload(struct thin_dev *td);
 void dev_mark_rolled_back(struct thin_meta *tm, u64 seq);
 void dev_sweep(struct thin_meta *tm);
 struct thin_dev *dev_get_record(struct thin_meta *tm, u32 id);
-int dev_own_path(struct thin_dev *td);
-void dev_note_change(struct thin_dev *td);
+int dev_mutate(struct thin_dev *td);
 void dev_free_all(struct thin_meta *tm);
 
 #endif

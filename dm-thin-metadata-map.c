@@ -290,10 +290,7 @@ static int insert_all(struct thin_dev *td, struct thin_insert *ins, unsigned int
 	if (meta_must_commit(tm) || (nr && !meta_has_room(td, ins[0].vblock)))
 		return 0;
 
-	meta_mutate(tm);
-	r = dev_own_path(td);
-	if (!r)
-		dev_note_change(td);
+	r = dev_mutate(td);
 	for (i = 0; i < nr && !r; i++) {
 		if (i && !meta_has_much(tm) &&
 		    (meta_is_short(tm) || !meta_has_room(td, ins[i].vblock)))
@@ -370,11 +367,9 @@ static int take_over(struct thin_dev *td, u64 vblock, u64 block, u32 old_time)
 	struct thin_meta *tm = td->tm;
 	int r;
 
-	meta_mutate(tm);
-	r = dev_own_path(td);
+	r = dev_mutate(td);
 	if (r)
 		return r;
-	dev_note_change(td);
 	/* The same value again: only along a path of its own do counts tell of all users. */
 	r = stamp(td, vblock, block, old_time);
 	if (!r)
@@ -443,11 +438,9 @@ static int remove_leaves(struct thin_dev *td, u64 vend, struct bt_info *info, u6
 	u32 i, nr;
 	int r;
 
-	meta_mutate(tm);
-	r = dev_own_path(td);
+	r = dev_mutate(td);
 	if (r)
 		return r;
-	dev_note_change(td);
 	bt_prefetch_leaves(info, td->root, vbegin, vend, false, REMOVE_AHEAD_LEAVES);
 	for (i = 0; i < REMOVE_STEP_LEAVES; i++) {
 		if (i && (meta_is_short(tm) || !meta_has_room_to_remove(td, *next, vend)))
