@@ -4,8 +4,6 @@ import glob
 import os
 import re
 
-from lib.docs import Page
-
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 CALL = re.compile(r'\bDM(?:ERR|WARN|INFO|CRIT|EMERG)(?:_LIMIT)?\(((?:\s*"(?:[^"\\]|\\.)*")+)')
 SPECIFIER = re.compile(r"%(?:pg|#?l{0,2}[a-z])")
@@ -19,7 +17,8 @@ def formats():
 
 
 def explained():
-    return re.findall(r"^\| `([^`]*)` \|", Page("messages.md").text, re.MULTILINE)
+    with open(f"{SOURCE}/docs/messages.md", encoding="utf-8") as file:
+        return re.findall(r"^\| `([^`]*)` \|", file.read(), re.MULTILINE)
 
 
 def expression(text):
