@@ -458,10 +458,28 @@ static int follow(struct thin_vol *vol, struct thin_busy *busy, struct bio *bio)
 /* Whether a block that looks shared has to be copied takes more than a look to deny. */
 static bool is_for_front(struct pool *pool, u64 expect)
 {
-	struct thin_meta_space space;
+	return expect == THIN_EXPECT_HOLE || thin_meta_peek_shared(pool->tm, expect);
+}
 
-	return has_room(pool, &space) &&
-	       (expect == THIN_EXPECT_HOLE || thin_meta_peek_shared(pool->tm, expect));
+/* Under vol->lock: nobody has the block.  Return: NULL when it is the worker's. */
+static struct thin_work *claim(struct thin_vol *vol, struct bio *bio, u64 vblock)
+{
+	struct thin_meta_space space;
+	struct thin_work *work;
+
+	if (vol->crowded || vol->nr_works >= THIN_MAX_WORKS || !has_room(vol->pool, &space))
+		return NULL;
+	work = thin_work_create(bio);
+	if (!work)
+		return NULL;
+	if (!take_block(vol, vblock, &work->block)) {
+		thin_work_free(work);
+		return NULL;
+	}
+	work->reserved = true;
+	thin_busy_add(vol, &work->busy, vblock, vblock + 1);
+	plug(vol);
+	return work;
 }
 
 /**
@@ -480,30 +498,19 @@ int thin_front_write(struct thin_target *tt, struct bio *bio, u64 vblock, u64 ex
 	struct thin_vol *vol = tt->vol;
 	struct thin_work *work = NULL;
 	struct thin_busy *busy;
-	bool claimed = false;
+	bool may_claim = is_for_front(tt->pool, expect);
 	int r = -EAGAIN;
-
-	if (is_for_front(tt->pool, expect))
-		work = thin_work_create(bio);
 
 	spin_lock_irq(&vol->lock);
 	busy = thin_busy_find(vol, vblock, vblock + 1);
-	if (busy) {
+	if (busy)
 		r = follow(vol, busy, bio);
-	} else if (work && !READ_ONCE(vol->crowded) && vol->nr_works < THIN_MAX_WORKS &&
-		   take_block(vol, vblock, &work->block)) {
-		thin_busy_add(vol, &work->busy, vblock, vblock + 1);
-		plug(vol);
-		claimed = true;
-	}
+	else if (may_claim)
+		work = claim(vol, bio, vblock);
 	spin_unlock_irq(&vol->lock);
 
-	if (claimed) {
-		work->reserved = true;
-		return start(work, bio, expect);
-	}
 	if (work)
-		thin_work_free(work);
+		return start(work, bio, expect);
 	if (r == -EAGAIN)
 		thin_epoch_leave(vol, thin_bio(bio));
 	return r;
