@@ -260,6 +260,15 @@ static int grow_data(struct pool_target *pt, const struct sizes *s)
 		DMINFO("%s: growing the data device from %llu to %llu blocks",
 		       dm_device_name(pool->md), s->data_old, s->data_new);
 	r = thin_meta_resize_data(pool->tm, s->data_new);
+	/* A commit makes what has been freed available. */
+	if (r == -ENOSPC && !thin_meta_rolled_back(pool->tm) && !pool_commit_locked(pool))
+		r = thin_meta_resize_data(pool->tm, s->data_new);
+	if (r == -ENOSPC && !thin_meta_rolled_back(pool->tm)) {
+		DMERR("%s: no metadata to count %llu data blocks: extend it, and resume again",
+		      dm_device_name(pool->md), s->data_new);
+		/* A pool that has had some goes on with these. */
+		return s->data_old ? 0 : r;
+	}
 	if (r && r != -EINVAL)
 		pool_metadata_failed_locked(pool, "growing of the data device", r);
 	return r;

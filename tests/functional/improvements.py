@@ -13,6 +13,8 @@ IMPROVEMENTS = {
     "though the thin's changes are gone",
     "grow-restored": "metadata written by thin_restore 0.9 counts the free entries of the last bitmap in another way; "
     "the stock module believes it, finds no free block after growing a full pool and stops with ENOSPC",
+    "grow-unrecorded": "when metadata has no room to count more data blocks, the stock module rolls back, sets "
+    "needs_check and is read-only from then on, or brings a new pool up like that",
     "hints": "the stock module believes what the metadata says about free entries and where to look for them, which "
     "thin_restore 0.9 and a repair by thin_check leave wrong, and never finds the blocks that are free",
     "leak-on-crash": "the stock module counts a data block as used before it is mapped; a commit and a crash in "

@@ -67,6 +67,40 @@ def restored(rig, mapped, meta, spare=100):
     )
     return rig.pool(size=(mapped + spare) * BLOCK, meta=meta)
 
+# More blocks than 2 MiB of metadata can count.
+TOO_MANY = (1 << 40) // 512
+
+
+@pytest.mark.improvement("grow-unrecorded")
+def test_data_that_metadata_cannot_count_waits_for_it(rig):
+    pool = rig.pool(meta=2 * MIB)
+    thin = pool.thin(0)
+    thin.fill_blocks(0, 4, seed=1)
+    pool.data.grow(TOO_MANY)
+    pool.change(sectors=TOO_MANY)
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.total) == ("rw", False, 1024)
+    thin.fill_blocks(4, 4, seed=1)
+    rig.restart(pool)
+    pool.meta.grow(32768)
+    pool.cycle()
+    assert pool.status().total == TOO_MANY // 128
+    thin = pool.activate(0)
+    thin.fill_blocks(8, 4, seed=1)
+    thin.verify_blocks(0, 12, seed=1)
+
+
+@pytest.mark.improvement("grow-unrecorded")
+def test_new_pool_that_metadata_cannot_count(rig):
+    pool = rig.pool(meta=2 * MIB, start=False)
+    pool.data.grow(TOO_MANY)
+    pool.sectors = TOO_MANY
+    assert error_of(pool.start) == errno.ENOSPC
+    pool.meta.grow(32768)
+    pool.start()
+    status = pool.status()
+    assert (status.mode, status.total) == ("rw", TOO_MANY // 128)
+
 
 @pytest.mark.improvement("B9")
 @pytest.mark.heavy
