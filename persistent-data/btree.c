@@ -350,7 +350,52 @@ bool bt_is_own_leaf(struct bt_info *info, u64 root, u64 key)
 	return false;
 }
 
-/* The leaves below a node that has @height levels below it, two at most. */
+/* Is a child worth reading; -EWOULDBLOCK says yes, 0 that it is in memory or shared. */
+static int wants_prefetch(struct bt_info *info, u64 child, bool own)
+{
+	struct pd_read read;
+	u32 count = 1;
+	int r = 0;
+
+	if (own)
+		r = tm_count(info->tm, child, &count);
+	if (r || count > 1)
+		return r;
+	r = tm_read(info->tm, child, PD_NODE, false, &read);
+	if (!r)
+		tm_put(&read);
+	return r;
+}
+
+/*
+ * Neighbours on the disk are asked for together.  @node is a copy: counts may have to
+ * be read, and no buffer may be held meanwhile.
+ */
+static void prefetch_children(struct bt_info *info, const struct disk_node *node, u32 begin,
+			      u32 end, bool own)
+{
+	u64 first = 0, nr = 0;
+	u32 i;
+	int r = 0;
+
+	for (i = begin; i < end && (!r || r == -EWOULDBLOCK); i++) {
+		u64 child = bt_child(node, i);
+
+		r = wants_prefetch(info, child, own);
+		if (r != -EWOULDBLOCK)
+			continue;
+		if (nr && child != first + nr) {
+			bm_prefetch(info->tm->bm, first, nr);
+			nr = 0;
+		}
+		if (!nr++)
+			first = child;
+	}
+	if (nr)
+		bm_prefetch(info->tm->bm, first, nr);
+}
+
+/* The leaves below a node, a copy, that has @height levels below it, two at most. */
 static int count_leaves(struct bt_info *info, struct disk_node *node, u32 height, u64 limit,
 			u64 *nr)
 {
@@ -359,6 +404,7 @@ static int count_leaves(struct bt_info *info, struct disk_node *node, u32 height
 	*nr = height ? bt_nr(node) : 1;
 	if (height < 2)
 		return 0;
+	prefetch_children(info, node, 0, min_t(u64, bt_nr(node), limit), false);
 	for (i = 0, *nr = 0; i < bt_nr(node) && *nr < limit; i++) {
 		u64 block = bt_child(node, i);
 		struct pd_read read;
@@ -464,51 +510,6 @@ void bt_prefetch(struct bt_info *info, u64 root, u64 key)
 			return;
 		tm_put(&read);
 	}
-}
-
-/* Is a child worth reading; -EWOULDBLOCK says yes, 0 that it is in memory or shared. */
-static int wants_prefetch(struct bt_info *info, u64 child, bool own)
-{
-	struct pd_read read;
-	u32 count = 1;
-	int r = 0;
-
-	if (own)
-		r = tm_count(info->tm, child, &count);
-	if (r || count > 1)
-		return r;
-	r = tm_read(info->tm, child, PD_NODE, false, &read);
-	if (!r)
-		tm_put(&read);
-	return r;
-}
-
-/*
- * Neighbours on the disk are asked for together.  @node is a copy: counts may have to
- * be read, and no buffer may be held meanwhile.
- */
-static void prefetch_children(struct bt_info *info, const struct disk_node *node, u32 begin,
-			      u32 end, bool own)
-{
-	u64 first = 0, nr = 0;
-	u32 i;
-	int r = 0;
-
-	for (i = begin; i < end && (!r || r == -EWOULDBLOCK); i++) {
-		u64 child = bt_child(node, i);
-
-		r = wants_prefetch(info, child, own);
-		if (r != -EWOULDBLOCK)
-			continue;
-		if (nr && child != first + nr) {
-			bm_prefetch(info->tm->bm, first, nr);
-			nr = 0;
-		}
-		if (!nr++)
-			first = child;
-	}
-	if (nr)
-		bm_prefetch(info->tm->bm, first, nr);
 }
 
 /**

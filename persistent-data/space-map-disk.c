@@ -218,6 +218,20 @@ static u64 count_leaves(struct pd_sm *sm)
 	return bt_count_leaves(&info, sm->overflow_root, U32_MAX, &nr) || nr == U32_MAX ? 0 : nr;
 }
 
+/* Have the leaves that counts are going to be written to read at the same time. */
+static void prefetch_overflow(struct pd_sm *sm, struct bt_info *info)
+{
+	unsigned long block, next = 0;
+	void *entry;
+
+	xa_for_each(&sm->overflow, block, entry) {
+		if (block < next)
+			continue;
+		bt_prefetch(info, sm->overflow_root, block);
+		next = block + SM_OVERFLOW_WINDOW;
+	}
+}
+
 static int apply_overflow(struct pd_sm *sm)
 {
 	unsigned long block;
@@ -226,6 +240,7 @@ static int apply_overflow(struct pd_sm *sm)
 	int r;
 
 	overflow_info(sm, &info);
+	prefetch_overflow(sm, &info);
 	xa_for_each(&sm->overflow, block, entry) {
 		u32 count = xa_to_value(entry);
 		__le32 value = cpu_to_le32(count);
