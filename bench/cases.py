@@ -56,7 +56,16 @@ LOOP = Setup(disk="loop")
 CACHED = Setup(disk="null-cache")
 DELAYED = Setup(disk="delay", size=GIB, mapped=False)
 FRESH = Setup(size=4 * GIB, mapped=False)
+ZEROED = Setup(size=4 * GIB, mapped=False, zeroing=True)
+SHARED = Setup(size=GIB, snapshot=True)
+LARGE_SHARED = Setup(size=GIB, snapshot=True, block=512 * KIB)
 MANY = Setup(disk="zero", size=64 * MIB, restored=16_000_000)
+
+
+def without_disk(setup):
+    """The same on a disk that takes no time: what a row owes to the speed of memory is not in it."""
+    return replace(setup, disk="null")
+
 
 READ = {"rw": "randread", "bs": "4k"}
 WRITE = {"rw": "randwrite", "bs": "4k"}
@@ -68,6 +77,8 @@ SINGLE = {"iodepth": 1}
 STEADY = {"rate_iops": 500}
 # Each write goes to another block of the pool, in random order.
 TOUCH = {**WRITE, "blockalign": "block"}
+# The targets of first writes are from a load under which the stock module had 0.47 of dm-linear: so has it under this.
+TOUCH_BY_FOUR = {**TOUCH, "iodepth_batch_submit": 4}
 STREAM = {"rw": "write"}
 TURNS = {**STREAM, "file_service_type": "roundrobin:1"}
 FIRST_WRITES = {**TOUCH, "iodepth": 1, "rate_iops": 500}
@@ -113,19 +124,26 @@ MAPPED = [
 ]
 
 SLOW = [
-    Case("first-write", "4 KiB random first write", FRESH, TOUCH, once=True, quick=True, target=0.8),
-    Case("first-write-zeroing", "4 KiB random first write, zeroing", Setup(size=4 * GIB, mapped=False, zeroing=True),
-         TOUCH, once=True, target=0.6),
+    Case("first-write", "4 KiB random first write", FRESH, TOUCH_BY_FOUR, once=True, quick=True, target=0.8),
+    Case("first-write-16", "the same, 16 submitted together", FRESH, TOUCH, once=True),
+    Case("first-write-alone", "the same, one at a time", FRESH, {**TOUCH, **SINGLE}, once=True),
+    Case("first-write-zeroing", "4 KiB random first write, zeroing", ZEROED, TOUCH_BY_FOUR, once=True, target=0.6),
+    Case("first-write-zeroing-null", "the same on a disk that takes no time", without_disk(ZEROED), TOUCH_BY_FOUR,
+         once=True, target=0.6),
     Case("fill-4k", "4 KiB sequential first write", Setup(size=GIB, mapped=False), {**STREAM, "bs": "4k"}, once=True, by_stock=2),
     Case("fill-4k-4-thins", "4 KiB sequential first write, 4 thins by turns",
          Setup(size=256 * MIB, mapped=False, thins=4), {**TURNS, "bs": "4k"}, once=True, by_stock=2),
     Case("fill-64k", "64 KiB sequential first write", FRESH, {**STREAM, "bs": "64k"}, once=True, by_stock=2),
     Case("fill-64k-4-thins", "64 KiB sequential first write, 4 thins by turns",
          Setup(size=GIB, mapped=False, thins=4), {**TURNS, "bs": "64k"}, once=True, by_stock=2),
-    Case("cow-64k", "4 KiB random write after a snapshot, 64 KiB blocks", Setup(size=GIB, snapshot=True), TOUCH,
+    Case("fill-64k-null", "64 KiB sequential first write on a disk that takes no time", without_disk(FRESH),
+         {**STREAM, "bs": "64k"}, once=True, by_stock=2),
+    Case("cow-64k", "4 KiB random write after a snapshot, 64 KiB blocks", SHARED, TOUCH,
          once=True, quick=True, by_stock=2.5),
-    Case("cow-512k", "4 KiB random write after a snapshot, 512 KiB blocks",
-         Setup(size=GIB, snapshot=True, block=512 * KIB), TOUCH, once=True, by_stock=2),
+    Case("cow-512k", "4 KiB random write after a snapshot, 512 KiB blocks", LARGE_SHARED, TOUCH, once=True, by_stock=2),
+    Case("cow-64k-null", "the first of these on a disk that takes no time", without_disk(SHARED), TOUCH,
+         once=True, by_stock=2.5),
+    Case("cow-512k-null", "the second", without_disk(LARGE_SHARED), TOUCH, once=True, by_stock=2),
     Case("first-sync-1", "4 KiB first write and fdatasync, 1 writer", DELAYED,
          TOUCH_SYNCED, {}, "per_write", FLUSHES, quick=True, target=2.1),
     Case("first-sync-16", "4 KiB first write and fdatasync, 16 writers",

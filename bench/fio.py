@@ -47,7 +47,7 @@ def _options(load, devices, block, seconds, engine, exact):
     if engine == "io_uring":
         options.update(URING)
     if options["iodepth"] > 1:
-        options["iodepth_batch_submit"] = min(BATCH, options["iodepth"])
+        options.setdefault("iodepth_batch_submit", min(BATCH, options["iodepth"]))
         options["iodepth_batch_complete_min"] = 1
         options["iodepth_batch_complete_max"] = options["iodepth"]
     if options.get("blockalign") == "block":

@@ -90,11 +90,12 @@ DISKS = {
     "loop": (_loop, _loop),
     "delay": (_delayed, _delayed),
     "null-cache": (_cached, _cached),
+    "null": (_irq(0), _loop),
     "null-irq1": (_irq(1), _loop),
     "null-irq2": (_irq(2), _loop),
     "zero": (_zero, _loop),
 }
-FORGETFUL = ("null-irq1", "null-irq2", "zero")
+FORGETFUL = ("null", "null-irq1", "null-irq2", "zero")
 
 
 def in_parallel(function, things):
