@@ -9,6 +9,7 @@
 
 #include <linux/gfp.h>
 #include <linux/kernel.h>
+#include <linux/math64.h>
 #include <linux/string.h>
 
 /**
@@ -399,12 +400,14 @@ static void prefetch_children(struct bt_info *info, const struct disk_node *node
 static int count_leaves(struct bt_info *info, struct disk_node *node, u32 height, u64 limit,
 			u64 *nr)
 {
+	u32 least = bt_capacity(sizeof(__le64)) / 3;
 	u32 i;
 
 	*nr = height ? bt_nr(node) : 1;
 	if (height < 2)
 		return 0;
-	prefetch_children(info, node, 0, min_t(u64, bt_nr(node), limit), false);
+	prefetch_children(info, node, 0, min_t(u64, bt_nr(node), DIV_ROUND_UP_ULL(limit, least)),
+			  false);
 	for (i = 0, *nr = 0; i < bt_nr(node) && *nr < limit; i++) {
 		u64 block = bt_child(node, i);
 		struct pd_read read;
@@ -421,8 +424,18 @@ static int count_leaves(struct bt_info *info, struct disk_node *node, u32 height
 	return 0;
 }
 
-static int find_height(struct bt_info *info, u64 block, u32 *height)
+/**
+ * bt_height() - how many levels a tree has above its leaves
+ * @info: the tree
+ * @root: its root
+ * @height: set
+ *
+ * Return: 0, -EILSEQ for damage, or the errno of a read.
+ */
+int bt_height(struct bt_info *info, u64 root, u32 *height)
 {
+	u64 block = root;
+
 	for (*height = 0; *height < BT_MAX_DEPTH; ++*height) {
 		struct pd_read read;
 		bool leaf;
@@ -457,7 +470,7 @@ int bt_count_leaves(struct bt_info *info, u64 root, u64 limit, u64 *nr)
 	unsigned long page;
 	struct pd_read read;
 	u32 height;
-	int r = find_height(info, root, &height);
+	int r = bt_height(info, root, &height);
 
 	*nr = limit;
 	if (r || height > 2)
@@ -475,41 +488,62 @@ int bt_count_leaves(struct bt_info *info, u64 root, u64 limit, u64 *nr)
 	return r;
 }
 
+/* Start reading the child of a node on the way to a key.  Return: true when it is in memory. */
+static bool prefetch_below(struct bt_info *info, u64 root, u64 key, u32 level)
+{
+	struct pd_read read;
+	struct bt_leaf leaf;
+	bool is_leaf;
+	u64 child;
+	int r;
+
+	if (descend(info, root, key, true, level, &leaf))
+		return false;
+	is_leaf = bt_is_leaf(leaf.node);
+	child = is_leaf ? 0 : bt_child(leaf.node, max_t(s32, leaf.index, 0));
+	tm_put(&leaf.read);
+	if (is_leaf)
+		return false;
+
+	r = tm_read(info->tm, child, PD_NODE, false, &read);
+	if (r == -EWOULDBLOCK)
+		bm_prefetch(info->tm->bm, child, 1);
+	if (!r)
+		tm_put(&read);
+	return !r;
+}
+
 /**
- * bt_prefetch() - start reading the leaf of a key
+ * bt_prefetch() - start reading the first node on the way to a key that is not in memory
  * @info: the tree
- * @root: its root
+ * @root: its root, which is waited for
  * @key: the key
  *
- * Reads what is above the leaf, if need be, and does not wait for the leaf.
  * Not from a context that submits a bio.
  */
 void bt_prefetch(struct bt_info *info, u64 root, u64 key)
 {
-	struct pd_read read;
-	struct bt_leaf leaf;
 	u32 level;
-	u64 child;
-	int r;
 
-	for (level = 0; level < BT_MAX_DEPTH; level++) {
-		bool is_leaf;
+	for (level = 0; level < BT_MAX_DEPTH; level++)
+		if (!prefetch_below(info, root, key, level))
+			return;
+}
 
-		if (descend(info, root, key, true, level, &leaf))
-			return;
-		is_leaf = bt_is_leaf(leaf.node);
-		child = is_leaf ? 0 : bt_child(leaf.node, max_t(s32, leaf.index, 0));
-		tm_put(&leaf.read);
-		if (is_leaf)
-			return;
-
-		r = tm_read(info->tm, child, PD_NODE, false, &read);
-		if (r == -EWOULDBLOCK)
-			bm_prefetch(info->tm->bm, child, 1);
-		if (r)
-			return;
-		tm_put(&read);
-	}
+/**
+ * bt_prefetch_leaf() - start reading the leaf of a key in a tree whose height is known
+ * @info: the tree
+ * @root: its root
+ * @height: from bt_height()
+ * @key: the key
+ *
+ * Waits for what is above the leaf, not for the leaf.  Not from a context that submits a
+ * bio.
+ */
+void bt_prefetch_leaf(struct bt_info *info, u64 root, u32 height, u64 key)
+{
+	if (height)
+		prefetch_below(info, root, key, height - 1);
 }
 
 /**

@@ -101,8 +101,10 @@ int bt_next_leaf(struct bt_info *info, u64 root, bool may_block, struct bt_leaf 
 void bt_put_leaf(struct bt_leaf *leaf);
 int bt_highest(struct bt_info *info, u64 root, u64 *key);
 bool bt_is_own_leaf(struct bt_info *info, u64 root, u64 key);
+int bt_height(struct bt_info *info, u64 root, u32 *height);
 int bt_count_leaves(struct bt_info *info, u64 root, u64 limit, u64 *nr);
 void bt_prefetch(struct bt_info *info, u64 root, u64 key);
+void bt_prefetch_leaf(struct bt_info *info, u64 root, u32 height, u64 key);
 void bt_prefetch_leaves(struct bt_info *info, u64 root, u64 begin, u64 end, bool own, u32 nr);
 
 u32 bt_capacity(u32 value_size);

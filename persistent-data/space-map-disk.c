@@ -20,6 +20,9 @@
 #include "btree.h"
 #include "transaction-manager.h"
 
+/* So many are read at the same time. */
+#define PREFETCH_LEAVES		256
+
 static void overflow_info(struct pd_sm *sm, struct bt_info *info)
 {
 	*info = (struct bt_info) { .tm = sm->tm, .value_size = sizeof(__le32) };
@@ -218,33 +221,48 @@ static u64 count_leaves(struct pd_sm *sm)
 	return bt_count_leaves(&info, sm->overflow_root, U32_MAX, &nr) || nr == U32_MAX ? 0 : nr;
 }
 
-/* Have the leaves that counts are going to be written to read at the same time. */
-static void prefetch_overflow(struct pd_sm *sm, struct bt_info *info)
+/*
+ * Have the leaves that the next counts are going to be written to read at the same time.
+ * Return: the block before which that is to be done again.
+ */
+static unsigned long prefetch_overflow(struct pd_sm *sm, struct bt_info *info,
+				       unsigned long begin, u32 height)
 {
-	unsigned long block, next = 0;
+	unsigned long block, next = begin;
+	unsigned int nr = 0;
 	void *entry;
 
-	xa_for_each(&sm->overflow, block, entry) {
+	xa_for_each_start(&sm->overflow, block, entry, begin) {
 		if (block < next)
 			continue;
-		bt_prefetch(info, sm->overflow_root, block);
+		if (nr++ == PREFETCH_LEAVES)
+			return block;
+		bt_prefetch_leaf(info, sm->overflow_root, height, block);
 		next = block + SM_OVERFLOW_WINDOW;
 	}
+	return ULONG_MAX;
 }
 
 static int apply_overflow(struct pd_sm *sm)
 {
 	unsigned long block;
+	unsigned long ahead = 0;
 	struct bt_info info;
 	void *entry;
+	u32 height = 0;
 	int r;
 
 	overflow_info(sm, &info);
-	prefetch_overflow(sm, &info);
+	r = xa_empty(&sm->overflow) ? 0 : bt_height(&info, sm->overflow_root, &height);
+	if (r)
+		return r;
 	xa_for_each(&sm->overflow, block, entry) {
 		u32 count = xa_to_value(entry);
 		__le32 value = cpu_to_le32(count);
 
+		/* The tree may grow on the way: then they are read one by one. */
+		if (block >= ahead)
+			ahead = prefetch_overflow(sm, &info, block, height);
 		if (count >= 3) {
 			r = bt_insert(&info, &sm->overflow_root, block, &value);
 		} else {

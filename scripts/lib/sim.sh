@@ -19,10 +19,10 @@ SIM_JOBS=${SIM_JOBS:-2}
 
 # Batches of ten seeds: plain histories, with power cuts, with failing allocations, reads, writes and
 # flushes, with the external judges.
-SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-15}
-SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-8}
+SIM_PLAIN_BATCHES=${SIM_PLAIN_BATCHES:-12}
+SIM_CUT_BATCHES=${SIM_CUT_BATCHES:-6}
 SIM_FAULT_BATCHES=${SIM_FAULT_BATCHES:-10}
-SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-14}
+SIM_TOOL_BATCHES=${SIM_TOOL_BATCHES:-10}
 # Pools in which every n-th call fails, and images of which every field is set to what it must not be.
 SIM_SWEEP_BATCHES=${SIM_SWEEP_BATCHES:-1}
 SIM_HOSTILE_IMAGES=${SIM_HOSTILE_IMAGES:-2}

@@ -7,6 +7,7 @@ from lib import io, metadata
 from lib.dm import error_of
 from lib.proc import wait_for
 from lib.thin import KIB, MIB
+from test_modes import MAPPED, exhaust_metadata
 
 BLOCK = 64 * KIB
 
@@ -88,6 +89,22 @@ def test_data_that_metadata_cannot_count_waits_for_it(rig):
     thin = pool.activate(0)
     thin.fill_blocks(8, 4, seed=1)
     thin.verify_blocks(0, 12, seed=1)
+
+
+@pytest.mark.improvement("grow-unrecorded")
+def test_data_grows_when_no_metadata_is_left_at_all(rig):
+    pool, thin = exhaust_metadata(rig)
+    pool.data.grow(TOO_MANY)
+    pool.change(sectors=TOO_MANY)
+    status = pool.status()
+    assert (status.needs_check, status.total) == (False, MAPPED + 100)
+    thin.verify_blocks(7, 2, seed=1)
+    rig.restart(pool)
+    assert pool.status().total == MAPPED + 100
+    pool.meta.grow(32768)
+    pool.cycle()
+    status = pool.status()
+    assert (status.mode, status.needs_check, status.total) == ("rw", False, TOO_MANY // 128)
 
 
 @pytest.mark.improvement("grow-unrecorded")
