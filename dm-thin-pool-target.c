@@ -261,18 +261,9 @@ static int grow_data(struct pool_target *pt, const struct sizes *s)
 		       dm_device_name(pool->md), s->data_old, s->data_new);
 	r = thin_meta_resize_data(pool->tm, s->data_new);
 	if (r == -ENOSPC) {
-		/* What has been freed is available behind a commit, if that changes no mode. */
-		int error = pool_commit_locked(pool);
-
-		if (error)
-			return error;
-		if (pool->mode <= PM_OUT_OF_DATA_SPACE)
-			r = thin_meta_resize_data(pool->tm, s->data_new);
-	}
-	if (r == -ENOSPC) {
 		DMERR("%s: no metadata to count %llu data blocks: extend it, and resume again",
 		      dm_device_name(pool->md), s->data_new);
-		/* A pool that has had some goes on with these. */
+		/* Nothing has changed: a pool that has had some goes on with these. */
 		return s->data_old ? 0 : r;
 	}
 	if (r && r != -EINVAL)

@@ -10,6 +10,8 @@ from lib.thin import KIB, MIB
 from test_modes import MAPPED, exhaust_metadata
 
 BLOCK = 64 * KIB
+# Sectors of more blocks than 2 MiB of metadata can count.
+TOO_MANY = (1 << 40) // 512
 
 
 def full_pool(rig, features, data=2 * MIB):
@@ -67,9 +69,6 @@ def restored(rig, mapped, meta, spare=100):
         "</device>\n</superblock>\n",
     )
     return rig.pool(size=(mapped + spare) * BLOCK, meta=meta)
-
-# More blocks than 2 MiB of metadata can count.
-TOO_MANY = (1 << 40) // 512
 
 
 @pytest.mark.improvement("grow-unrecorded")
